@@ -1,0 +1,201 @@
+"""Every failure that llmux itself causes or reports, each knowing how it looks on the wire.
+
+May import nothing of llmux. An error carries its HTTP status, its machine-readable ``code`` and, where waiting
+helps, a ``retry_after`` in seconds; `llmux.wire.errors` is the one place that turns it into a response.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+
+class LlmuxError(Exception):
+    """Base of all of llmux's own errors.
+
+    Attributes:
+        status: the HTTP status that a client sees.
+        code: stable machine-readable reason, the ``error.code`` of the response body.
+        param: name of the offending request field, if there is one.
+        retry_after: seconds after which trying again makes sense, or None.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    param: str | None = None
+    retry_after: float | None = None
+
+    def __init__(self, message: str, *, retry_after: float | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if retry_after is not None:
+            self.retry_after = max(1.0, math.ceil(retry_after))
+        if param is not None:
+            self.param = param
+
+
+class ConfigError(LlmuxError):
+    """The configuration cannot be used. ``problems`` lists every one of them, as ``(path, line, message)``.
+
+    ``path`` is dotted (``models.llama.port``), ``line`` is 1-based or None where the file has no lines to tell.
+    """
+
+    code = "invalid_config"
+
+    def __init__(self, source: str, problems: list[tuple[str, int | None, str]]) -> None:
+        self.source = source
+        self.problems = problems
+        lines = [f"{source}: {len(problems)} problem{'s' if len(problems) != 1 else ''}"]
+        for path, line, message in problems:
+            where = f"{source}:{line}" if line is not None else source
+            lines.append(f"  {where}: {path + ': ' if path else ''}{message}")
+        super().__init__("\n".join(lines))
+
+
+# --- refusals of the scheduler -----------------------------------------------------------------------------------
+
+
+class SwitchError(LlmuxError):
+    """A request, or an operator's command, that the scheduler could not satisfy."""
+
+    status = 503
+    code = "switch_failed"
+
+
+class ModelNotFoundError(SwitchError):
+    """No model or alias of that name is configured (2.4.0: ``ModelNotFound``)."""
+
+    status = 404
+    code = "model_not_found"
+    param = "model"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"Model not found: {model}")
+        self.model = model
+
+
+class NotReadyError(SwitchError):
+    """The model did not become awake (2.4.0: ``NotReady``)."""
+
+    code = "model_not_ready"
+
+
+class WaitTimeoutError(SwitchError):
+    """The request waited longer than ``policy.request_timeout_secs`` (2.4.0: ``Timeout``)."""
+
+    status = 504
+    code = "queue_timeout"
+
+
+class HookFailedError(SwitchError):
+    """A wake or sleep hook exited non-zero, ran into its deadline, or could not be started (2.4.0: ``HookFailed``)."""
+
+    code = "hook_failed"
+
+
+class BackoffError(SwitchError):
+    """The model failed recently and is not tried again yet; ``retry_after`` tells for how long."""
+
+    code = "model_backoff"
+
+
+class DeviceLostError(SwitchError):
+    """Nobody knows who holds the device's memory, so nothing is woken on it."""
+
+    code = "device_lost"
+
+
+class QueueFullError(SwitchError):
+    """``max_queue`` requests wait already."""
+
+    status = 429
+    code = "queue_full"
+
+
+class ShuttingDownError(SwitchError):
+    """The process is stopping and takes nothing new on."""
+
+    code = "shutting_down"
+
+
+class CancelledByOperatorError(SwitchError):
+    """An operator's command ended the wait."""
+
+    code = "cancelled"
+
+
+# --- failures of the relay -----------------------------------------------------------------------------------
+
+
+class BadRequestError(LlmuxError):
+    """The client's bytes are not a request that llmux can serve."""
+
+    status = 400
+    code = "invalid_request"
+
+
+class NoModelError(LlmuxError):
+    """Neither body, path nor query names a model."""
+
+    status = 404
+    code = "model_missing"
+    param = "model"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__("No model specified in request" + (f": {detail}" if detail else ""))
+
+
+class RequestTimeoutError(LlmuxError):
+    """The client took too long to send its request."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class BodyTooLargeError(LlmuxError):
+    """The request's body is larger than ``max_body_bytes``."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedEncodingError(LlmuxError):
+    """The body is compressed, so llmux cannot look for the model's name in it."""
+
+    status = 415
+    code = "unsupported_encoding"
+
+
+class HeadersTooLargeError(LlmuxError):
+    """The request's head is larger than the limit."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class NotImplementedOnWireError(LlmuxError):
+    """A part of HTTP that llmux does not speak (CONNECT, protocol upgrades)."""
+
+    status = 501
+    code = "not_implemented"
+
+
+class BackendError(LlmuxError):
+    """The backend refused the connection, died, or answered with something that is not HTTP."""
+
+    status = 502
+    code = "backend_error"
+
+
+class BackendTimeoutError(LlmuxError):
+    """The backend hung; the message says in which phase."""
+
+    status = 504
+    code = "backend_timeout"
+
+
+class OverloadedError(LlmuxError):
+    """A cap of llmux itself (buffered bytes, connections) is reached."""
+
+    status = 503
+    code = "overloaded"

@@ -1,0 +1,56 @@
+"""The seams between the gateway and the driver, small enough to fake on one page.
+
+Only protocols: the gateway is written against `Scheduler` and never sees the driver; the driver is written against
+`Requester` and never sees a socket.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from llmux.errors import LlmuxError
+
+
+class Requester(Protocol):
+    """One request as the driver sees it. Every callback runs synchronously on the loop and must not raise.
+
+    Exactly one of `granted` and `refused` is called, possibly from inside `Scheduler.arrived`, unless
+    `Scheduler.left` was called first.
+    """
+
+    def granted(self, waited: float, switched: bool) -> None:
+        """Forward now; `Scheduler.finished` must be called once, later. `waited` in seconds."""
+
+    def refused(self, error: LlmuxError) -> None:
+        """Answer with this error; the request is over for the scheduler."""
+
+    def aborted(self, reason: str) -> None:
+        """A granted request must end at once: close its backend connection, tell its client if that can still be
+        done, and call `Scheduler.finished`."""
+
+
+class Scheduler(Protocol):
+    """What the gateway may ask of the driver. All calls are synchronous and must be made on the loop."""
+
+    def resolve(self, name: str) -> str | None:
+        """The configured model that `name` (a name or an alias) means, or None."""
+
+    def arrived(self, model: str, requester: Requester) -> int:
+        """Queue a whole request for `model`; returns its id. `granted` or `refused` may be called before this
+        returns, so the requester must not need the id for that."""
+
+    def left(self, request_id: int) -> None:
+        """The client went away before the request was granted."""
+
+    def finished(self, request_id: int) -> None:
+        """A granted request is over, however it ended."""
+
+    def backend_failed(self, model: str) -> None:
+        """The backend refused a connection or died under a request."""
+
+
+class Backends(Protocol):
+    """What the driver may ask of the gateway."""
+
+    def close_backend(self, model: str) -> None:
+        """Close all idle pooled connections to the backend of `model`."""

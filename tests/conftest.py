@@ -1,0 +1,22 @@
+"""What every test gets: uvloop under the async ones, and a failure for anything that blocks the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Async tests are marked `pytest.mark.anyio` and run on the loop that llmux serves on."""
+    return ("asyncio", {"use_uvloop": True})
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[BlockBuster]:
+    """A blocking call made by llmux on a running loop raises (FAULTS row 72)."""
+    with blockbuster_ctx("llmux") as guard:
+        yield guard
