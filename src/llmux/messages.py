@@ -328,14 +328,7 @@ class PolicyFault(Message, frozen=True, gc=False, tag=True):
 
 
 Fact = (
-    StateChanged
-    | SwitchStarted
-    | SwitchDrained
-    | SwitchEnded
-    | ModelLeftAwake
-    | SleepFailed
-    | ModelDied
-    | PolicyFault
+    StateChanged | SwitchStarted | SwitchDrained | SwitchEnded | ModelLeftAwake | SleepFailed | ModelDied | PolicyFault
 )
 
 Effect = (
