@@ -1,0 +1,437 @@
+"""The decision core: events in, effects out.
+
+Pure: no I/O, no clock, no randomness; `now` comes with every event. `handle` is the only way in, and the books change
+nowhere else, so whatever drives the core, a live process, the simulator or a recorded log, gets the same effects for
+the same events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llmux.core.health import Health
+from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
+from llmux.core.lifecycle import Step
+from llmux.core.planning import Planner
+from llmux.core.settings import CoreSettings
+from llmux.core.switching import Switching
+from llmux.costs import SwitchCostTracker
+from llmux.messages import (
+    AbortRequests,
+    Active,
+    Arrived,
+    BackendFailed,
+    Effect,
+    Event,
+    Finished,
+    Grant,
+    Hook,
+    HookEnded,
+    Idle,
+    Left,
+    ModelState,
+    OnExit,
+    OperatorFree,
+    OperatorSleep,
+    OperatorSwitch,
+    PolicyFault,
+    Refusal,
+    Reject,
+    Start,
+    Stop,
+    Stopped,
+    SwitcherState,
+    TimerFired,
+)
+from llmux.messages import (
+    Switching as SwitchingState,
+)
+from llmux.policy.base import Blocked, Plan, Stay, SwitchPolicy, SwitchTo
+from llmux.policy.fifo import FifoPolicy
+
+
+class Core:
+    """Queues, grants and switches for a fixed set of models and devices.
+
+    Args:
+        settings: what the configuration says.
+        policy: decides when to switch and to what.
+        costs: measured switch costs; the core adds to them.
+    """
+
+    def __init__(self, settings: CoreSettings, policy: SwitchPolicy, costs: SwitchCostTracker | None = None) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.costs = costs if costs is not None else SwitchCostTracker()
+        self.ledger = Ledger(settings, self.costs)
+        self.planner = Planner(self.ledger)
+        self._health = Health(self.ledger)
+        self._switching = Switching(self.ledger, self.planner, self._health)
+        self._fallback = FifoPolicy()
+        self._fault = ""
+        self._exit_sleeps = False
+        self._stopped = False
+        self._handlers: dict[type, Callable[[Any, float], None]] = {
+            Arrived: self._arrived,
+            Finished: self._finished,
+            Left: self._left,
+            HookEnded: self._hook_ended,
+            TimerFired: self._timer_fired,
+            BackendFailed: self._backend_failed,
+            Start: self._start,
+            OperatorSwitch: self._operator_switch,
+            OperatorSleep: self._operator_sleep,
+            OperatorFree: self._operator_free,
+            Stop: self._stop,
+        }
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take in one event; returns what must be done about it, in that order.
+
+        Args:
+            event: what happened. Events about things that are over (a hook run, a request) are ignored.
+            now: seconds on a clock that never goes back.
+        """
+        ledger = self.ledger
+        ledger.last_event = now
+        out: list[Effect] = []
+        ledger.out = out
+        self.planner.now = now
+        self._handlers[type(event)](event, now)
+        if ledger.waiting_models or ledger.commanded or ledger.stop is not None:
+            self._decide(now)
+        return out
+
+    # --- what callers may ask --------------------------------------------------------------------------------
+
+    def state(self) -> SwitcherState:
+        """2.4.0's summary: a switch under way (the oldest), else an awake model (the one last used), else idle."""
+        for switch in self.ledger.switches.values():
+            if switch.target is not None:
+                return SwitchingState(switch.from_model, switch.target.name)
+        awake = [model for model in self.ledger.models.values() if model.state is ModelState.AWAKE]
+        if awake:
+            return Active(max(awake, key=lambda model: (model.last_used, -model.order)).name)
+        return Idle()
+
+    @property
+    def probing(self) -> bool:
+        """Whether it is not yet known which models are awake, so that nothing may be woken."""
+        return self._health.probing
+
+    # --- requests --------------------------------------------------------------------------------------------
+
+    def _arrived(self, event: Arrived, now: float) -> None:
+        ledger = self.ledger
+        model = ledger.models.get(event.model)
+        if model is None:
+            ledger.out.append(
+                Reject(event.request_id, event.model, Refusal.MODEL_NOT_FOUND, f"Model not found: {event.model}", 0.0)
+            )
+            return
+        if model.state is ModelState.AWAKE and ledger.stop is None:
+            request = Request(event.request_id, model, now, None, now)
+            ledger.requests[event.request_id] = request
+            model.granted[event.request_id] = request
+            model.last_used = now
+            ledger.out.append(Grant(event.request_id, event.model, 0.0, False))
+            return
+        refusal = self._refusal(model, now)
+        if refusal is not None:
+            reason, detail, retry_after = refusal
+            ledger.out.append(Reject(event.request_id, model.name, reason, detail, 0.0, retry_after))
+            return
+        timeout = self.settings.request_timeout
+        deadline = None if timeout is None else now + timeout
+        ledger.enqueue(Request(event.request_id, model, now, deadline))
+        if deadline is not None and "wait" not in ledger.timers:
+            ledger.set_timer("wait", deadline)
+
+    def _refusal(self, model: Model, now: float) -> tuple[Refusal, str, float | None] | None:
+        """Why a request for `model` should not even wait, if there is such a reason."""
+        if self.ledger.stop is not None:
+            return Refusal.SHUTTING_DOWN, "llmux is shutting down", 5.0
+        if self.ledger.queued >= self.settings.max_queue:
+            wait = self.costs.expected(None, model.name)
+            return Refusal.QUEUE_FULL, f"{self.ledger.queued} requests are waiting already", wait
+        if self.planner.obstructed(model):
+            return Refusal.DEVICE_LOST, self._lost_detail(), self.settings.lost_check_base
+        pause = model.wake_not_before - now
+        waking = model.switch is not None and model.switch.target is model
+        if pause > self.settings.backoff_hold and not waking:
+            return Refusal.BACKOFF, f"{model.name} is not tried again yet: {model.wake_error}", pause
+        return None
+
+    def _lost_detail(self) -> str:
+        lost = [model for model in self.ledger.holding.values() if model.state is ModelState.LOST]
+        names = ", ".join(model.name for model in lost)
+        return f"it is not known whether {names} still holds its memory ({lost[0].sleep_error})" if lost else ""
+
+    def _left(self, event: Left, now: float) -> None:
+        request = self.ledger.requests.get(event.request_id)
+        if request is None:
+            return
+        if request.granted_at is not None:
+            self._end(request, now)
+            return
+        self.ledger.dequeue(request)
+        if not request.model.wanted:
+            self._switching.no_longer_wanted(request.model, now)
+
+    def _finished(self, event: Finished, now: float) -> None:
+        request = self.ledger.requests.get(event.request_id)
+        if request is not None and request.granted_at is not None:
+            self._end(request, now)
+
+    def _end(self, request: Request, now: float) -> None:
+        model = request.model
+        del self.ledger.requests[request.request_id]
+        del model.granted[request.request_id]
+        if model.switch is not None:
+            self._switching.finished(model, now)
+
+    def _expire_waiters(self, now: float) -> None:
+        """The oldest deadline has come. All deadlines are the same time after arrival, so the oldest is the next."""
+        overdue: list[Request] = []
+        upcoming: float | None = None
+        for model in self.ledger.waiting_models.values():
+            for request in model.waiters.values():
+                if request.deadline is None:
+                    continue
+                if request.deadline > now:
+                    if upcoming is None or request.deadline < upcoming:
+                        upcoming = request.deadline
+                    break
+                overdue.append(request)
+        for request in sorted(overdue, key=lambda r: r.request_id):
+            detail = f"Request timed out waiting for model {request.model.name}"
+            self.ledger.reject(request, Refusal.WAIT_TIMEOUT, detail, now, None)
+            if not request.model.wanted:
+                self._switching.no_longer_wanted(request.model, now)
+        if upcoming is not None:
+            self.ledger.set_timer("wait", upcoming)
+
+    # --- hooks, timers, backends -----------------------------------------------------------------------------
+
+    def _start(self, event: Start, now: float) -> None:
+        self._health.start()
+
+    def _hook_ended(self, event: HookEnded, now: float) -> None:
+        run = self.ledger.runs.pop(event.run_id, None)
+        if run is None:
+            return
+        match run.purpose:
+            case Purpose.PROBE:
+                self._health.probed(run, event, now)
+            case Purpose.CHECK:
+                self._health.checked(run, event, now)
+            case Purpose.RECHECK:
+                self._health.rechecked(run, event, now)
+            case Purpose.VOUCH:
+                self._switching.vouched(run, event, now)
+            case Purpose.SLEEP:
+                self._switching.sleep_ended(run, event, now)
+            case Purpose.WAKE:
+                self._switching.woke(run, event, now)
+        if run.model.state is ModelState.LOST:
+            self._refuse_obstructed(now)
+
+    def _refuse_obstructed(self, now: float) -> None:
+        for model in list(self.ledger.models.values()):
+            if model.wanted and model.switch is None and self.planner.obstructed(model):
+                pause = self.settings.lost_check_base
+                self.ledger.refuse_all(model, Refusal.DEVICE_LOST, self._lost_detail(), now, pause)
+
+    def _timer_fired(self, event: TimerFired, now: float) -> None:
+        if self.ledger.timers.pop(event.key, None) is None:
+            return
+        kind, _, name = event.key.partition(":")
+        if kind == "wait":
+            self._expire_waiters(now)
+        elif kind == "grace":
+            self._grace_over()
+        elif kind != "recheck":  # that one only has the policy asked again, which happens after every event
+            model = self.ledger.models[name]
+            match kind:
+                case "drain":
+                    self._switching.drain_expired(model)
+                case "sleep":
+                    self._switching.retry_sleep(model)
+                case "check":
+                    self._health.check_due(model, now)
+                case "lost":
+                    self._health.recheck_due(model)
+
+    def _backend_failed(self, event: BackendFailed, now: float) -> None:
+        model = self.ledger.models.get(event.model)
+        if model is not None:
+            self._health.suspect(model)
+
+    # --- operators -------------------------------------------------------------------------------------------
+
+    def _known(self, operator_id: int, name: str) -> Model | None:
+        model = self.ledger.models.get(name)
+        if model is None:
+            self.ledger.reply(operator_id, name, Refusal.MODEL_NOT_FOUND, f"Model not found: {name}")
+            return None
+        if self.ledger.stop is not None:
+            self.ledger.reply(operator_id, name, Refusal.SHUTTING_DOWN, "llmux is shutting down")
+            return None
+        return model
+
+    def _operator_switch(self, event: OperatorSwitch, now: float) -> None:
+        model = self._known(event.operator_id, event.model)
+        if model is None:
+            return
+        if model.state is ModelState.AWAKE:
+            self.ledger.reply(event.operator_id, event.model)
+        else:
+            model.operators.append(event.operator_id)
+            self.ledger.commanded[model.name] = model
+            if model.switch is not None and model.switch.target is model:
+                model.switch.by_operator = True  # it goes on even if every waiter leaves
+
+    def _operator_sleep(self, event: OperatorSleep, now: float) -> None:
+        model = self._known(event.operator_id, event.model)
+        if model is None:
+            return
+        if model.state is ModelState.ASLEEP and model.switch is None:
+            self.ledger.reply(event.operator_id, event.model)
+        else:
+            model.sleep_operators.append(event.operator_id)
+            self.ledger.commanded[model.name] = model
+
+    def _operator_free(self, event: OperatorFree, now: float) -> None:
+        model = self._known(event.operator_id, event.model)
+        if model is None:
+            return
+        if model.state in (ModelState.LOST, ModelState.UNCONFIRMED) and model.switch is None and not self.probing:
+            model.lost_checks = 0
+            self.ledger.cancel_timer(f"lost:{model.name}")
+            self.ledger.step(model, Step.FREED, now)
+            self.ledger.reply(event.operator_id, event.model)
+        elif model.state is ModelState.ASLEEP:
+            self.ledger.reply(event.operator_id, event.model)
+        else:
+            self.ledger.reply(
+                event.operator_id, event.model, Refusal.NOT_READY, f"{model.name} is {model.state}, not lost"
+            )
+
+    # --- deciding --------------------------------------------------------------------------------------------
+
+    def _decide(self, now: float) -> None:
+        """Begin every switch that can and should begin now."""
+        if self.ledger.stop is not None:
+            self._maybe_stopped(now)
+            return
+        if self._health.probing:
+            return
+        if self.ledger.commanded:
+            self._obey(now)
+        for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`
+            if not self.planner.waiting():
+                return
+            decision = self._ask_policy(now)
+            if isinstance(decision, Stay):
+                if decision.recheck_at is not None:
+                    self.ledger.set_timer("recheck", max(now, decision.recheck_at))
+                return
+            self._switching.begin(decision, now)
+
+    def _obey(self, now: float) -> None:
+        """Operators' commands come before the policy, and before `min_active` and back-off."""
+        for model in list(self.ledger.commanded.values()):
+            if model.sleep_operators and model.switch is None:
+                if model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED, ModelState.LOST):
+                    self._switching.unload(model, now)
+                elif model.state is ModelState.ASLEEP:
+                    operators, model.sleep_operators = model.sleep_operators, []
+                    for operator_id in operators:
+                        self.ledger.reply(operator_id, model.name)
+            if model.operators:
+                plan = self.planner.plan(model.name, by_operator=True)
+                if isinstance(plan, Plan):
+                    self._switching.begin(plan, now, by_operator=True)
+            if not (model.operators or model.sleep_operators):
+                del self.ledger.commanded[model.name]
+
+    def _ask_policy(self, now: float) -> Stay | Plan:
+        """What the policy says, as a plan that can begin now; FIFO's word where the policy fails."""
+        try:
+            decision = self.policy.decide(self.planner, now)
+            plan = self._checked(decision)
+        except Exception as error:  # a third party's code: whatever it raises must not stop the scheduler
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self._fault:
+                self._fault = fault
+                self.ledger.out.append(PolicyFault(self.policy.name, fault))
+            plan = self._checked(self._fallback.decide(self.planner, now))
+        return plan
+
+    def _checked(self, decision: object) -> Stay | Plan:
+        if isinstance(decision, Stay):
+            return decision
+        if not isinstance(decision, SwitchTo):
+            raise TypeError(f"a policy returns Stay or SwitchTo, not {decision!r}")
+        if decision.plan is not None:
+            if decision.plan.model != decision.model or not self.planner.sound(decision.plan):
+                raise ValueError(f"the plan for {decision.model} cannot begin now: {decision.plan}")
+            return decision.plan
+        if decision.model not in self.ledger.models:
+            raise ValueError(f"there is no model {decision.model!r}")
+        plan = self.planner.plan(decision.model)
+        if isinstance(plan, Blocked):
+            raise ValueError(f"a switch to {decision.model} cannot begin now")
+        return plan
+
+    # --- stopping --------------------------------------------------------------------------------------------
+
+    def _stop(self, event: Stop, now: float) -> None:
+        ledger = self.ledger
+        if ledger.stop is not None:
+            return
+        ledger.stop = event
+        self._health.stop()
+        for model in ledger.models.values():
+            ledger.refuse_all(model, Refusal.SHUTTING_DOWN, "llmux is shutting down", now, 5.0)
+            operators, model.sleep_operators = model.sleep_operators, []
+            for operator_id in operators:
+                ledger.reply(operator_id, model.name, Refusal.SHUTTING_DOWN, "llmux is shutting down")
+        for switch in list(ledger.switches.values()):
+            if switch.draining and switch.target is not None:
+                self._switching.call_off(switch, now)
+        ledger.cancel_runs(lambda run: run.hook is Hook.ALIVE and run.purpose is not Purpose.VOUCH)
+        ledger.set_timer("grace", now + event.grace)
+
+    def _grace_over(self) -> None:
+        """What is still in flight or running has had its time."""
+        ledger = self.ledger
+        for model in ledger.models.values():
+            if model.granted:
+                ledger.out.append(AbortRequests(model.name, tuple(model.granted), "llmux is shutting down"))
+        if not self._exit_sleeps:
+            ledger.cancel_runs(lambda run: True)
+
+    def _maybe_stopped(self, now: float) -> None:
+        ledger = self.ledger
+        if self._stopped or ledger.requests or ledger.runs or self._retries_pending():
+            return
+        stop = ledger.stop
+        if stop is not None and stop.on_exit is OnExit.SLEEP and self._health.started and not self._exit_sleeps:
+            self._exit_sleeps = True
+            for model in ledger.models.values():
+                if model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED) and model.switch is None:
+                    self._switching.unload(model, now)
+            if ledger.runs:
+                return
+        self._stopped = True
+        for key in list(ledger.timers):
+            ledger.cancel_timer(key)
+        ledger.out.append(Stopped())
+
+    def _retries_pending(self) -> bool:
+        return any(key.startswith("sleep:") for key in self.ledger.timers)
+
+
+__all__ = ["Core", "Run"]

@@ -1,0 +1,165 @@
+"""Who is awake, who is well, who is lost: everything that the alive hook is asked for.
+
+Pure. At the start every model is asked, before anything is woken; awake models are asked now and then, and at once when
+their backend refuses a connection; a lost model is looked at again until it is known what became of it.
+"""
+
+from __future__ import annotations
+
+from llmux.core.ledger import Ledger, Model, Purpose, Run
+from llmux.core.lifecycle import Step
+from llmux.messages import CloseBackend, Hook, HookEnded, ModelDied, ModelState, Outcome
+
+#: A shell's exit codes for "cannot be executed" and "not found" (POSIX sh, 2.8.2): the hook said nothing at all.
+_NO_ANSWER = frozenset({126, 127})
+
+#: A check that failed is repeated this soon, so that a dead model is not relied on for several whole intervals.
+_SOON = 2.0
+
+
+def describe(result: HookEnded) -> str:
+    """How a hook run failed, as the end of a sentence that begins with the hook."""
+    match result.outcome:
+        case Outcome.TIMEOUT:
+            how = f"ran into its deadline after {result.duration:.1f} s"
+        case Outcome.CANCELLED:
+            how = "was cancelled"
+        case Outcome.ERROR:
+            how = "could not be started"
+        case _:
+            how = f"failed (exit code {result.exit_code})"
+    return f"{how}: {result.detail}" if result.detail else how
+
+
+class Health:
+    """Asks alive hooks and draws the conclusions."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._unasked = list(reversed(ledger.models.values()))
+        self._asking = 0
+        self.started = False
+        for model in ledger.models.values():
+            self._claim(model)
+
+    @property
+    def probing(self) -> bool:
+        """Whether it is not yet known who is awake."""
+        return self._asking > 0 or bool(self._unasked)
+
+    # --- at the start ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Ask every model whether it is awake, a few at a time."""
+        self.started = True
+        self._ask_more()
+
+    def stop(self) -> None:
+        """Ask nobody any more."""
+        self._unasked.clear()
+
+    def _ask_more(self) -> None:
+        while self._unasked and self._asking < self._ledger.settings.probe_parallel:
+            self._asking += 1
+            self._ledger.run_hook(self._unasked.pop(), Hook.ALIVE, Purpose.PROBE)
+
+    def _claim(self, model: Model) -> None:
+        """Until it is known to be asleep, a model claims its place; all of its places, where it could be in several."""
+        claim: dict[str, int] = {}
+        for placement in model.spec.placements:
+            for device, amount in placement.items():
+                claim[device] = max(amount, claim.get(device, 0))
+        model.placement = claim
+        model.placed = len(model.spec.placements) == 1
+
+    def probed(self, run: Run, result: HookEnded, now: float) -> None:
+        """One model's answer. Only a clear no says that it holds nothing; silence does not."""
+        self._asking -= 1
+        self._ask_more()
+        model = run.model
+        if model.state is not ModelState.UNCONFIRMED:
+            return
+        if result.outcome is Outcome.FAILED and result.exit_code not in _NO_ANSWER:
+            self._ledger.step(model, Step.FOUND_ASLEEP, now)
+        else:
+            model.found = True
+
+    # --- while awake -----------------------------------------------------------------------------------------
+
+    def watch(self, model: Model, now: float) -> None:
+        """Check `model` from now on, for as long as it is awake."""
+        model.check_failures = 0
+        if self._ledger.settings.alive_interval > 0:
+            self._ledger.set_timer(f"check:{model.name}", now + self._ledger.settings.alive_interval)
+
+    def check_due(self, model: Model, now: float) -> None:
+        """The time for a scheduled check has come."""
+        if self._ledger.stop is not None:
+            return
+        if model.state is ModelState.AWAKE and model.check is None:
+            model.check = self._ledger.run_hook(model, Hook.ALIVE, Purpose.CHECK)
+        elif model.state is ModelState.DRAINING:
+            self._ledger.set_timer(f"check:{model.name}", now + self._ledger.settings.alive_interval)
+
+    def suspect(self, model: Model) -> None:
+        """Its backend failed a request: ask now, and believe the first no."""
+        if model.state is not ModelState.AWAKE or self._ledger.stop is not None:
+            return
+        model.check_urgent = True
+        if model.check is None:
+            model.check = self._ledger.run_hook(model, Hook.ALIVE, Purpose.CHECK)
+
+    def checked(self, run: Run, result: HookEnded, now: float) -> None:
+        """A check's answer."""
+        model = run.model
+        urgent, model.check_urgent, model.check = model.check_urgent, False, None
+        if model.state is not ModelState.AWAKE:
+            return
+        settings = self._ledger.settings
+        answered_no = result.outcome is Outcome.TIMEOUT or (
+            result.outcome is Outcome.FAILED and result.exit_code not in _NO_ANSWER
+        )
+        model.check_failures = model.check_failures + 1 if answered_no else 0
+        if answered_no and (urgent or model.check_failures >= settings.alive_failures):
+            self._die(model, f"alive hook {describe(result)}", now)
+        elif settings.alive_interval > 0:
+            pause = min(settings.alive_interval, _SOON) if answered_no else settings.alive_interval
+            self._ledger.set_timer(f"check:{model.name}", now + pause)
+
+    def _die(self, model: Model, detail: str, now: float) -> None:
+        lived = now - model.awake_since if model.awake_since is not None else 0.0
+        model.crashes = 0 if lived >= self._ledger.settings.stable_after else model.crashes + 1
+        model.wake_not_before = now + self._ledger.backoff(model.crashes)
+        model.wake_error = f"{model.name} died: {detail}"
+        self._ledger.cancel_timer(f"check:{model.name}")
+        self._ledger.step(model, Step.DIED, now)
+        self._ledger.out.append(ModelDied(model.name, detail))
+        self._ledger.out.append(CloseBackend(model.name))
+
+    # --- lost ------------------------------------------------------------------------------------------------
+
+    def lose(self, model: Model, now: float) -> None:
+        """Nobody knows whether `model` holds its memory: remember that, and look again later."""
+        self._ledger.step(model, Step.LOST, now)
+        settings = self._ledger.settings
+        pause = min(settings.lost_check_base * 2.0 ** min(model.lost_checks, 30), settings.lost_check_cap)
+        model.lost_checks += 1
+        self._ledger.set_timer(f"lost:{model.name}", now + pause)
+
+    def recheck_due(self, model: Model) -> None:
+        """Look at a lost model again."""
+        if model.state is ModelState.LOST and model.switch is None and self._ledger.stop is None:
+            self._ledger.run_hook(model, Hook.ALIVE, Purpose.RECHECK)
+
+    def rechecked(self, run: Run, result: HookEnded, now: float) -> None:
+        """Alive means that it is known again; else its sleep hook gets another chance to say that all is free."""
+        model = run.model
+        if model.state is not ModelState.LOST or model.switch is not None or self._ledger.stop is not None:
+            return
+        if result.outcome is Outcome.OK:
+            model.lost_checks = 0
+            self._ledger.step(model, Step.VOUCHED, now)
+        else:
+            model.kept_if_alive = False
+            self._ledger.step(model, Step.SLEEP, now)
+            self._ledger.run_hook(model, Hook.SLEEP, Purpose.SLEEP)

@@ -1,0 +1,79 @@
+"""What must be true after every event, whatever happened: checked by the tests and the simulator.
+
+Reads, changes nothing. O(everything), so never called on the request path.
+"""
+
+from __future__ import annotations
+
+from llmux.core.core import Core
+from llmux.core.devices import free_after
+from llmux.core.lifecycle import HOLDING
+from llmux.messages import ModelState
+
+
+def violations(core: Core) -> list[str]:
+    """All broken invariants, each in a sentence; none if all is well."""
+    found: list[str] = []
+    ledger, settings = core.ledger, core.settings
+    trusted = [
+        model
+        for model in ledger.models.values()
+        if model.state in (ModelState.AWAKE, ModelState.WAKING)
+        or (model.state is ModelState.DRAINING and model.kept_if_alive)
+    ]
+    for name, free in free_after(settings.devices, [m.placement for m in trusted if m.placement is not None]).items():
+        if free < 0:
+            found.append(f"device {name} is overcommitted by {-free} to {[m.name for m in trusted]}")
+    for waking in (model for model in ledger.models.values() if model.state is ModelState.WAKING):
+        claims = [m.placement for m in ledger.holding.values() if m.placement is not None]
+        for name in waking.placement or ():
+            if free_after(settings.devices, claims)[name] < 0:
+                found.append(f"{waking.name} is waking while the owner of {name} is not known")
+        if waking.switch is None:
+            found.append(f"{waking.name} is waking for no switch")
+    queued = 0
+    for model in ledger.models.values():
+        queued += len(model.waiters)
+        if (model.name in ledger.waiting_models) != bool(model.waiters):
+            found.append(f"{model.name} has {len(model.waiters)} waiters but its place among the waiting is wrong")
+        if (model.name in ledger.holding) != (model.state in HOLDING):
+            found.append(f"{model.name} is {model.state} but its place among the holding is wrong")
+        if model.state is ModelState.AWAKE and model.waiters:
+            found.append(f"{model.name} is awake and keeps {len(model.waiters)} waiting")
+        if model.state is ModelState.ASLEEP and model.placement is not None:
+            found.append(f"{model.name} is asleep and claims {model.placement}")
+        if model.state is not ModelState.ASLEEP and model.placement is None and not core.probing:
+            found.append(f"{model.name} is {model.state} and claims nothing")
+        if model.switch is not None and model.switch.switch_id not in ledger.switches:
+            found.append(f"{model.name} belongs to a switch that is over")
+        if model.state in (ModelState.DRAINING, ModelState.WAKING) and model.switch is None:
+            found.append(f"{model.name} is {model.state} outside of any switch")
+        for request in (*model.waiters.values(), *model.granted.values()):
+            if ledger.requests.get(request.request_id) is not request:
+                found.append(f"request {request.request_id} of {model.name} is not in the books")
+        if any(r.granted_at is not None for r in model.waiters.values()):
+            found.append(f"{model.name} keeps a granted request waiting")
+        if any(r.granted_at is None for r in model.granted.values()):
+            found.append(f"{model.name} serves a request that was not granted")
+        if model.operators and model.name not in ledger.commanded:
+            found.append(f"a command for {model.name} is forgotten")
+    if queued != ledger.queued:
+        found.append(f"{queued} wait, the books say {ledger.queued}")
+    in_flight = sum(len(model.granted) for model in ledger.models.values())
+    if queued + in_flight != len(ledger.requests):
+        found.append(f"{len(ledger.requests)} requests in the books, {queued} waiting, {in_flight} in flight")
+    for run in ledger.runs.values():
+        if run.run_id not in ledger.runs:
+            found.append(f"run {run.run_id} is not in the books")
+    found += _stuck(core)
+    return found
+
+
+def _stuck(core: Core) -> list[str]:
+    """Waiters that nothing under way, no timer and no other event to come would ever serve or end."""
+    ledger = core.ledger
+    if not ledger.waiting_models or ledger.runs or ledger.switches or not core.settings.models:
+        return []
+    if not core.probing and not any(key == "recheck" or key.startswith("sleep:") for key in ledger.timers):
+        return [f"{ledger.queued} wait, and nothing is under way for them"]
+    return []

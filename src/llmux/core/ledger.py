@@ -1,0 +1,290 @@
+"""The core's books: models, requests, hook runs, timers, and the only ways to change them.
+
+Pure. `Switching` and `Health` decide what to do; they do it through the primitives here, so that every change of state
+goes through the table of `lifecycle` and every effect ends up in `out`, in order.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from llmux.core.lifecycle import Step, after
+from llmux.core.settings import CoreSettings, ModelSpec, Placement
+from llmux.costs import SwitchCostTracker
+from llmux.messages import (
+    CancelHook,
+    CancelTimer,
+    Effect,
+    Grant,
+    Hook,
+    ModelLeftAwake,
+    ModelState,
+    OperatorReply,
+    Refusal,
+    Reject,
+    RunHook,
+    SetTimer,
+    StateChanged,
+    Stop,
+)
+
+
+class Purpose(enum.StrEnum):
+    """Why a hook runs, beyond which hook it is."""
+
+    PROBE = "probe"  # alive: who is awake when llmux starts?
+    CHECK = "check"  # alive: is this awake model well?
+    VOUCH = "vouch"  # alive: its sleep failed; is it still serving?
+    RECHECK = "recheck"  # alive: has a lost model come back?
+    WAKE = "wake"
+    SLEEP = "sleep"
+
+
+@dataclass(slots=True)
+class Run:
+    """A hook that is running."""
+
+    run_id: int
+    model: Model
+    hook: Hook
+    purpose: Purpose
+
+
+@dataclass(slots=True)
+class Request:
+    """A request that waits or is in flight. `granted_at` is None while it waits."""
+
+    request_id: int
+    model: Model
+    arrived: float
+    deadline: float | None
+    granted_at: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Switch:
+    """A switch under way. `target` is None when an operator, or the end, only wants victims asleep."""
+
+    switch_id: int
+    target: Model | None
+    victims: tuple[Model, ...]
+    from_model: str | None
+    placement: Placement
+    began: float
+    by_operator: bool = False
+    drained: float | None = None  # when the drain ended
+    aborted: int = 0  # requests that the drain's deadline cut
+    sleep_seconds: float = 0.0
+    wake_seconds: float = 0.0
+    failed: str = ""  # why, once a victim could not be put to sleep
+
+    @property
+    def draining(self) -> bool:
+        return self.drained is None
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """One model's books. Also what a policy sees of it (`llmux.policy.ModelView`)."""
+
+    spec: ModelSpec
+    order: int
+    state: ModelState = ModelState.UNCONFIRMED
+    placement: Placement | None = None  # what it claims; None claims nothing
+    placed: bool = True  # False: it was found alive, and which of its placements it has is not known
+    found: bool = False  # it answered its alive hook when llmux started and was not woken by llmux since
+    switch: Switch | None = None  # the switch it is victim or target of
+    waiters: dict[int, Request] = field(default_factory=dict)
+    granted: dict[int, Request] = field(default_factory=dict)
+    operators: list[int] = field(default_factory=list)  # commands that wait for it to be awake
+    sleep_operators: list[int] = field(default_factory=list)  # commands that wait for it to be asleep
+    awake_since: float | None = None
+    last_used: float = float("-inf")
+    wake_failures: int = 0  # in a row
+    crashes: int = 0  # deaths in a row that came soon after a wake
+    wake_not_before: float = float("-inf")
+    wake_error: str = ""
+    sleep_attempt: int = 0
+    sleep_failures: int = 0
+    sleep_not_before: float = float("-inf")
+    sleep_error: str = ""
+    kept_if_alive: bool = False  # it was serving before its sleep hook ran, so it may be put back to work
+    check: Run | None = None
+    check_urgent: bool = False
+    check_failures: int = 0
+    lost_checks: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def waiting(self) -> int:
+        return len(self.waiters)
+
+    @property
+    def oldest_arrival(self) -> float | None:
+        for request in self.waiters.values():
+            return request.arrived
+        return None
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.granted)
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody waits for it to be awake."""
+        return bool(self.waiters or self.operators)
+
+
+class Ledger:
+    """The books themselves. Every method is O(1) unless it says otherwise."""
+
+    def __init__(self, settings: CoreSettings, costs: SwitchCostTracker) -> None:
+        self.settings = settings
+        self.costs = costs
+        self.models: dict[str, Model] = {
+            spec.name: Model(spec=spec, order=order) for order, spec in enumerate(settings.models)
+        }
+        self.holding: dict[str, Model] = dict(self.models)  # those that may hold memory
+        self.requests: dict[int, Request] = {}
+        self.waiting_models: dict[str, Model] = {}  # those with waiters, in the order they got their first
+        self.commanded: dict[str, Model] = {}  # those that an operator's command waits for
+        self.queued = 0
+        self.runs: dict[int, Run] = {}
+        self.timers: dict[str, float] = {}
+        self.switches: dict[int, Switch] = {}
+        self.stop: Stop | None = None
+        self.last_event = float("-inf")
+        self.out: list[Effect] = []
+        self._ids = 0
+
+    def next_id(self) -> int:
+        self._ids += 1
+        return self._ids
+
+    # --- models ---------------------------------------------------------------------------------------------
+
+    def step(self, model: Model, step: Step, now: float) -> None:
+        """Take one step of the life cycle; keeps `awake_since` and tells telemetry."""
+        old = model.state
+        new = after(old, step)
+        model.state = new
+        if new is ModelState.AWAKE:
+            if model.awake_since is None:
+                model.awake_since = now
+        elif new is not ModelState.DRAINING and model.awake_since is not None:
+            self.out.append(ModelLeftAwake(model=model.name, duration=now - model.awake_since))
+            model.awake_since = None
+        if new is ModelState.ASLEEP:
+            model.placement = None
+            model.placed = True
+            model.found = False
+            del self.holding[model.name]
+        elif old is ModelState.ASLEEP:
+            self.holding[model.name] = model
+        self.out.append(StateChanged(model=model.name, old=old, new=new, cause=step.value))
+
+    # --- hooks ----------------------------------------------------------------------------------------------
+
+    def run_hook(self, model: Model, hook: Hook, purpose: Purpose) -> Run:
+        run = Run(run_id=self.next_id(), model=model, hook=hook, purpose=purpose)
+        self.runs[run.run_id] = run
+        switch = model.switch
+        devices = tuple(model.placement) if model.placement is not None and model.placed else ()
+        self.out.append(
+            RunHook(
+                run_id=run.run_id,
+                model=model.name,
+                hook=hook,
+                timeout=model.spec.timeout(hook),
+                devices=devices,
+                from_model=switch.from_model if switch is not None else None,
+                to_model=switch.target.name if switch is not None and switch.target is not None else None,
+            )
+        )
+        return run
+
+    def cancel_runs(self, wanted: Callable[[Run], bool]) -> None:
+        """Cancel the running hooks that `wanted` picks. O(running hooks)."""
+        for run in self.runs.values():
+            if wanted(run):
+                self.out.append(CancelHook(run_id=run.run_id))
+
+    # --- timers ---------------------------------------------------------------------------------------------
+
+    def set_timer(self, key: str, at: float) -> None:
+        if self.timers.get(key) != at:
+            self.timers[key] = at
+            self.out.append(SetTimer(key=key, at=at))
+
+    def backoff(self, failures: int) -> float:
+        """Seconds to pause after that many failures in a row: none after none, then doubling up to the cap."""
+        if failures <= 0:
+            return 0.0
+        return min(self.settings.backoff_base * 2.0 ** min(failures - 1, 30), self.settings.backoff_cap)
+
+    def cancel_timer(self, key: str) -> None:
+        if self.timers.pop(key, None) is not None:
+            self.out.append(CancelTimer(key=key))
+
+    # --- requests -------------------------------------------------------------------------------------------
+
+    def enqueue(self, request: Request) -> None:
+        model = request.model
+        self.requests[request.request_id] = request
+        model.waiters[request.request_id] = request
+        self.queued += 1
+        if model.name not in self.waiting_models:
+            self.waiting_models[model.name] = model
+
+    def dequeue(self, request: Request) -> None:
+        """Take a waiter out of its queue, and out of the books."""
+        model = request.model
+        del self.requests[request.request_id]
+        del model.waiters[request.request_id]
+        self.queued -= 1
+        if not model.waiters:
+            del self.waiting_models[model.name]
+
+    def release(self, model: Model, now: float) -> None:
+        """Grant all that wait for `model`, oldest first. O(waiters)."""
+        if not model.waiters:
+            return
+        self.queued -= len(model.waiters)
+        del self.waiting_models[model.name]
+        waiters, model.waiters = model.waiters, {}
+        model.last_used = now
+        for request in waiters.values():
+            request.granted_at = now
+            model.granted[request.request_id] = request
+            self.out.append(Grant(request.request_id, model.name, now - request.arrived, True))
+
+    def reject(self, request: Request, reason: Refusal, detail: str, now: float, retry_after: float | None) -> None:
+        self.dequeue(request)
+        self.out.append(
+            Reject(request.request_id, request.model.name, reason, detail, now - request.arrived, retry_after)
+        )
+
+    def refuse_all(
+        self, model: Model, reason: Refusal, detail: str, now: float, retry_after: float | None = None
+    ) -> None:
+        """Reject all that wait for `model`, requests and operators alike. O(waiters)."""
+        for request in list(model.waiters.values()):
+            self.reject(request, reason, detail, now, retry_after)
+        operators, model.operators = model.operators, []
+        for operator_id in operators:
+            self.reply(operator_id, model.name, reason, detail, retry_after)
+
+    def reply(
+        self,
+        operator_id: int,
+        model: str,
+        reason: Refusal | None = None,
+        detail: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        self.out.append(OperatorReply(operator_id, model, reason, detail, retry_after))

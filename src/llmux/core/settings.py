@@ -1,0 +1,70 @@
+"""What the core must know of the configuration, as plain data that can be written to a log and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from llmux.messages import Hook
+
+#: The device of a configuration that declares none: it has room for one model, whichever.
+IMPLICIT_DEVICE = "default"
+
+Placement = Mapping[str, int]
+"""Bytes per device. The implicit device counts models instead: each needs 1 of its 1."""
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """One model. `placements` are the alternatives, in the order in which they are preferred; each says how much of
+    which devices it takes. Deadlines are in seconds, None for none."""
+
+    name: str
+    placements: tuple[dict[str, int], ...] = ({IMPLICIT_DEVICE: 1},)
+    wake_timeout: float | None = 600.0
+    sleep_timeout: float | None = 120.0
+    alive_timeout: float | None = 10.0
+    drain_timeout: float | None = 300.0
+
+    def timeout(self, hook: Hook) -> float | None:
+        """The deadline of one of the model's hooks, in seconds."""
+        if hook is Hook.WAKE:
+            return self.wake_timeout
+        return self.sleep_timeout if hook is Hook.SLEEP else self.alive_timeout
+
+
+class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that steers the core. Times are in seconds.
+
+    Attributes:
+        devices: capacity of each device.
+        request_timeout: longest a request waits for its model; None for no limit.
+        drain_before_switch: let in-flight requests finish before the sleep hook runs.
+        min_active: a model keeps serving at least this long before it may be put to sleep for another.
+        max_queue: most requests that may wait at a time.
+        alive_interval: time between two alive checks of an awake model; 0 for none.
+        alive_failures: scheduled checks that must fail in a row before a model counts as dead.
+        sleep_retry_delays: pauses before the second and further runs of a sleep hook that failed.
+        backoff_base, backoff_cap: pause after the first failed wake (doubled each time), and its limit.
+        backoff_hold: a request that arrives while its model backs off waits, if no more than this is left of it.
+        stable_after: a model that dies after having been awake this long is woken again at once.
+        lost_check_base, lost_check_cap: time between two looks at a lost model (doubled each time), and its limit.
+        probe_parallel: how many alive hooks run at a time when llmux starts.
+    """
+
+    models: tuple[ModelSpec, ...]
+    devices: dict[str, int] = msgspec.field(default_factory=lambda: {IMPLICIT_DEVICE: 1})
+    request_timeout: float | None = None
+    drain_before_switch: bool = True
+    min_active: float = 0.0
+    max_queue: int = 10_000
+    alive_interval: float = 15.0
+    alive_failures: int = 3
+    sleep_retry_delays: tuple[float, ...] = (1.0, 2.0)
+    backoff_base: float = 2.0
+    backoff_cap: float = 60.0
+    backoff_hold: float = 5.0
+    stable_after: float = 60.0
+    lost_check_base: float = 10.0
+    lost_check_cap: float = 300.0
+    probe_parallel: int = 8

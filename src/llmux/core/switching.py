@@ -1,0 +1,300 @@
+"""Switches, from their first drain to the last hook: drain, sleep, wake, and what happens when one of them fails.
+
+Pure. The order of things is fixed here, the choice of what to switch to is not: `Core` brings it from the policy.
+"""
+
+from __future__ import annotations
+
+from llmux.core.health import Health, describe
+from llmux.core.ledger import Ledger, Model, Purpose, Run, Switch
+from llmux.core.lifecycle import Step
+from llmux.core.planning import Planner
+from llmux.messages import (
+    AbortRequests,
+    CloseBackend,
+    Hook,
+    HookEnded,
+    ModelState,
+    Outcome,
+    Refusal,
+    SleepFailed,
+    SwitchDrained,
+    SwitchEnded,
+    SwitchStarted,
+)
+from llmux.policy.base import Plan
+
+
+class Switching:
+    """Carries switches through. Its methods are called by `Core` with the event that concerns them."""
+
+    def __init__(self, ledger: Ledger, planner: Planner, health: Health) -> None:
+        self._ledger = ledger
+        self._planner = planner
+        self._health = health
+
+    # --- beginning and draining ---------------------------------------------------------------------------------
+
+    def begin(self, plan: Plan, now: float, *, by_operator: bool = False) -> None:
+        """Begin the switch that `plan` describes; it must be sound."""
+        target = self._ledger.models[plan.model]
+        victims = tuple(self._ledger.models[name] for name in plan.victims)
+        awake = [victim for victim in victims if victim.awake_since is not None]
+        switch = Switch(
+            switch_id=self._ledger.next_id(),
+            target=target,
+            victims=victims,
+            from_model=awake[0].name if awake else None,
+            placement=self._planner.placement(plan) or target.spec.placements[0],
+            began=now,
+            by_operator=by_operator,
+        )
+        self._ledger.out.append(
+            SwitchStarted(switch.switch_id, switch.from_model, target.name, plan.victims, plan.devices)
+        )
+        self._open(switch, now)
+
+    def unload(self, model: Model, now: float) -> None:
+        """Put `model` to sleep for no other's sake."""
+        self._open(Switch(self._ledger.next_id(), None, (model,), model.name, {}, now), now)
+
+    def _open(self, switch: Switch, now: float) -> None:
+        self._ledger.switches[switch.switch_id] = switch
+        if switch.target is not None:
+            switch.target.switch = switch
+        for victim in switch.victims:
+            victim.switch = switch
+            victim.kept_if_alive = victim.state is ModelState.AWAKE
+            if victim.state is ModelState.LOST:
+                continue
+            self._ledger.step(victim, Step.DRAIN, now)
+            timeout = victim.spec.drain_timeout
+            if victim.granted and self._ledger.settings.drain_before_switch and timeout is not None:
+                self._ledger.set_timer(f"drain:{victim.name}", now + timeout)
+        self._advance_drain(switch, now)
+
+    def finished(self, model: Model, now: float) -> None:
+        """A request of `model` ended: its drain may be over."""
+        if model.switch is not None and model.state is ModelState.DRAINING:
+            self._advance_drain(model.switch, now)
+
+    def drain_expired(self, model: Model) -> None:
+        """The drain's deadline has passed: cut what is still in flight; their ends complete the drain."""
+        if model.switch is None or model.state is not ModelState.DRAINING or not model.granted:
+            return
+        model.switch.aborted += len(model.granted)
+        reason = f"drain of {model.name} took longer than {model.spec.drain_timeout:g} s"
+        self._ledger.out.append(AbortRequests(model.name, tuple(model.granted), reason))
+
+    def no_longer_wanted(self, target: Model, now: float) -> None:
+        """The last who waited for `target` is gone: a switch that only drains so far is called off."""
+        switch = target.switch
+        if switch is None or switch.target is not target or not switch.draining or switch.by_operator:
+            return
+        self.call_off(switch, now)
+
+    def call_off(self, switch: Switch, now: float) -> None:
+        """Undo a switch that has put nothing to sleep yet."""
+        self._close(switch)
+        for victim in switch.victims:
+            self._ledger.cancel_timer(f"drain:{victim.name}")
+            if victim.state is not ModelState.DRAINING:
+                continue
+            if victim.kept_if_alive:
+                self._ledger.step(victim, Step.UNDRAIN, now)
+                self._serve(victim, now)
+            else:
+                self._ledger.step(victim, Step.DIED, now)
+        self._ended(switch, "cancelled", now, detail="nobody waits for it any more")
+
+    def _advance_drain(self, switch: Switch, now: float) -> None:
+        settings = self._ledger.settings
+        if settings.drain_before_switch and any(victim.granted for victim in switch.victims):
+            return
+        switch.drained = now
+        if switch.from_model is not None and switch.target is not None:
+            duration = now - switch.began
+            self._ledger.costs.record_drain(switch.from_model, duration)
+            self._ledger.out.append(
+                SwitchDrained(switch.switch_id, switch.from_model, switch.target.name, duration, switch.aborted)
+            )
+        for victim in switch.victims:
+            self._ledger.cancel_timer(f"drain:{victim.name}")
+            self._ledger.out.append(CloseBackend(victim.name))
+            self._ledger.step(victim, Step.SLEEP, now)
+            victim.sleep_attempt = 0
+            self._ledger.run_hook(victim, Hook.SLEEP, Purpose.SLEEP)
+        self._wake_if_clear(switch, now)
+
+    # --- sleeping ------------------------------------------------------------------------------------------------
+
+    def sleep_ended(self, run: Run, result: HookEnded, now: float) -> None:
+        """A sleep hook is done, for a switch, as clean-up, or to recover a lost model."""
+        model, switch = run.model, run.model.switch
+        if result.outcome is not Outcome.OK:
+            self._sleep_failed(model, result, now)
+            return
+        if model.granted:  # only without draining: whatever the sleep did not end is cut now
+            reason = f"{model.name} was put to sleep"
+            self._ledger.out.append(AbortRequests(model.name, tuple(model.granted), reason))
+        if model.kept_if_alive:
+            self._ledger.costs.record_sleep(model.name, result.duration)
+        model.sleep_failures = 0
+        model.lost_checks = 0
+        model.sleep_not_before = float("-inf")
+        self._ledger.step(model, Step.SLEPT, now)
+        operators, model.sleep_operators = model.sleep_operators, []
+        for operator_id in operators:
+            self._ledger.reply(operator_id, model.name)
+        if switch is not None:
+            if model.kept_if_alive:
+                switch.sleep_seconds = max(switch.sleep_seconds, result.duration)
+            self._wake_if_clear(switch, now)
+
+    def retry_sleep(self, model: Model) -> None:
+        """The pause after a failed sleep hook is over."""
+        if model.state is ModelState.SLEEPING:
+            self._ledger.run_hook(model, Hook.SLEEP, Purpose.SLEEP)
+
+    def _sleep_failed(self, model: Model, result: HookEnded, now: float) -> None:
+        model.sleep_error = f"sleep hook of {model.name} {describe(result)}"
+        if self._ledger.stop is not None and result.outcome is Outcome.CANCELLED:
+            self._ledger.step(model, Step.DOUBTED, now)
+            if model.switch is not None:
+                self._fail(model.switch, model.sleep_error, now, 0.0)
+            return
+        delays = self._ledger.settings.sleep_retry_delays
+        if model.lost_checks == 0 and model.sleep_attempt < len(delays) and self._ledger.stop is None:
+            delay = delays[model.sleep_attempt]
+            model.sleep_attempt += 1
+            self._ledger.set_timer(f"sleep:{model.name}", now + delay)
+        else:
+            self._ledger.run_hook(model, Hook.ALIVE, Purpose.VOUCH)
+
+    def vouched(self, run: Run, result: HookEnded, now: float) -> None:
+        """The alive hook was asked after a sleep that failed for good."""
+        model, switch = run.model, run.model.switch
+        alive = result.outcome is Outcome.OK
+        model.sleep_failures += 1
+        pause = self._ledger.backoff(model.sleep_failures)
+        model.sleep_not_before = now + pause
+        to_model = switch.target.name if switch is not None and switch.target is not None else None
+        self._ledger.out.append(SleepFailed(model.name, to_model, model.sleep_error, lost=not alive))
+        operators, model.sleep_operators = model.sleep_operators, []
+        for operator_id in operators:
+            self._ledger.reply(operator_id, model.name, Refusal.HOOK_FAILED, model.sleep_error)
+        if switch is not None and switch.target is not model:
+            model.switch = None
+        if not alive:
+            self._health.lose(model, now)
+        elif model.kept_if_alive:
+            self._ledger.step(model, Step.KEPT, now)
+            self._serve(model, now)
+        else:
+            model.lost_checks = 0
+            self._ledger.step(model, Step.DOUBTED, now)
+        if switch is not None:
+            self._fail(switch, model.sleep_error, now, pause)
+
+    def _fail(self, switch: Switch, why: str, now: float, pause: float) -> None:
+        """A victim could not be put to sleep: those who wait for the target are told at once."""
+        switch.failed = switch.failed or why
+        if switch.target is not None:
+            detail = f"no room for {switch.target.name}: {switch.failed}"
+            self._ledger.refuse_all(switch.target, Refusal.HOOK_FAILED, detail, now, pause)
+        self._wake_if_clear(switch, now)
+
+    # --- waking --------------------------------------------------------------------------------------------------
+
+    def _wake_if_clear(self, switch: Switch, now: float) -> None:
+        """Once every victim is dealt with: wake the target, if its room is free and somebody still waits."""
+        if any(victim.switch is switch and victim.state is ModelState.SLEEPING for victim in switch.victims):
+            return
+        target = switch.target
+        if switch.failed or target is None or not target.wanted:
+            self._close(switch)
+            self._ended(switch, "failure" if switch.failed else "cancelled", now, detail=switch.failed)
+            return
+        for victim in switch.victims:
+            if victim is not target:
+                victim.switch = None
+        target.placement = switch.placement
+        target.placed = True
+        self._ledger.step(target, Step.WAKE, now)
+        self._ledger.run_hook(target, Hook.WAKE, Purpose.WAKE)
+
+    def woke(self, run: Run, result: HookEnded, now: float) -> None:
+        """The wake hook is done."""
+        model, switch = run.model, run.model.switch
+        if switch is None:
+            raise RuntimeError(f"{model.name} was woken by no switch")
+        switch.wake_seconds = result.duration
+        if result.outcome is not Outcome.OK:
+            self._wake_failed(model, switch, result, now)
+            return
+        cost = self._learn(model, switch)
+        model.found = False
+        model.wake_failures = 0
+        self._close(switch)
+        self._ledger.step(model, Step.WOKE, now)
+        self._serve(model, now)
+        self._ended(switch, "success", now, cost=cost)
+
+    def _learn(self, model: Model, switch: Switch) -> float | None:
+        costs = self._ledger.costs
+        if not model.found:  # otherwise it was awake already, and its wake says nothing about a real one
+            costs.record_wake(model.name, switch.wake_seconds)
+        awake = [victim for victim in switch.victims if victim.kept_if_alive]
+        if len(awake) > 1:  # several put to sleep side by side are nobody's pair
+            return None
+        return costs.record(switch.from_model, model.name, switch.sleep_seconds + switch.wake_seconds)
+
+    def _wake_failed(self, model: Model, switch: Switch, result: HookEnded, now: float) -> None:
+        model.wake_failures += 1
+        pause = self._ledger.backoff(model.wake_failures)
+        model.wake_not_before = now + pause
+        model.wake_error = f"wake hook of {model.name} {describe(result)}"
+        self._ledger.refuse_all(model, Refusal.HOOK_FAILED, model.wake_error, now, pause)
+        self._close(switch)
+        if self._ledger.stop is not None and result.outcome is Outcome.CANCELLED:
+            self._ledger.step(model, Step.ABANDONED, now)
+        else:
+            model.kept_if_alive = False
+            model.sleep_attempt = 0
+            self._ledger.out.append(CloseBackend(model.name))
+            self._ledger.step(model, Step.CLEAN_UP, now)
+            self._ledger.run_hook(model, Hook.SLEEP, Purpose.SLEEP)
+        self._ended(switch, "failure", now, detail=model.wake_error)
+
+    # --- common endings ------------------------------------------------------------------------------------------
+
+    def _serve(self, model: Model, now: float) -> None:
+        """An awake model takes on all that waits for it."""
+        operators, model.operators = model.operators, []
+        for operator_id in operators:
+            self._ledger.reply(operator_id, model.name)
+        self._ledger.release(model, now)
+        self._health.watch(model, now)
+
+    def _close(self, switch: Switch) -> None:
+        del self._ledger.switches[switch.switch_id]
+        for model in (*switch.victims, *([switch.target] if switch.target is not None else [])):
+            if model.switch is switch:
+                model.switch = None
+
+    def _ended(self, switch: Switch, result: str, now: float, *, cost: float | None = None, detail: str = "") -> None:
+        if switch.target is None:
+            return
+        self._ledger.out.append(
+            SwitchEnded(
+                switch_id=switch.switch_id,
+                from_model=switch.from_model,
+                to_model=switch.target.name,
+                result=result,
+                duration=now - switch.began,
+                sleep=switch.sleep_seconds,
+                wake=switch.wake_seconds,
+                cost=cost,
+                detail=detail,
+            )
+        )

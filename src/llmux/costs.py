@@ -1,0 +1,112 @@
+"""What switching costs, learned from what it cost.
+
+Pure. A switch's cost is the time its sleep hook took plus the time its wake hook took; drains, back-off and waiting
+for ``min_active_secs`` are not part of it, since they depend on the traffic and not on the pair of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: The cost of a switch, in seconds, before anything at all has been measured.
+PRIOR = 10.0
+
+
+class _Ema:
+    """An exponential moving average per key; the first observation is taken as it is."""
+
+    __slots__ = ("alpha", "values")
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+        self.values: dict[object, float] = {}
+
+    def record(self, key: object, seconds: float) -> float:
+        old = self.values.get(key)
+        new = seconds if old is None else self.alpha * seconds + (1 - self.alpha) * old
+        self.values[key] = new
+        return new
+
+    def mean(self) -> float | None:
+        return sum(self.values.values()) / len(self.values) if self.values else None
+
+
+class SwitchCostTracker:
+    """Moving averages of switch costs, in seconds, per ordered pair of models.
+
+    A pair's first element is None for a cold start (nothing had to be put to sleep). The sleep and the wake part are
+    also kept per model, so that `expected` can say something about a pair that was never seen.
+
+    Args:
+        alpha: weight of the newest observation, above 0 and at most 1.
+    """
+
+    def __init__(self, alpha: float = 0.3) -> None:
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha must be above 0 and at most 1, not {alpha}")
+        self._pairs = _Ema(alpha)
+        self._sleeps = _Ema(alpha)
+        self._wakes = _Ema(alpha)
+        self._drains = _Ema(alpha)
+
+    def record(self, from_model: str | None, to_model: str, seconds: float) -> float:
+        """Take in the cost of one switch; returns the new average for that pair."""
+        return self._pairs.record((from_model, to_model), seconds)
+
+    def record_sleep(self, model: str, seconds: float) -> None:
+        """Take in how long a sleep hook of `model` took."""
+        self._sleeps.record(model, seconds)
+
+    def record_wake(self, model: str, seconds: float) -> None:
+        """Take in how long a wake hook of `model` took."""
+        self._wakes.record(model, seconds)
+
+    def record_drain(self, model: str, seconds: float) -> None:
+        """Take in how long draining `model` took."""
+        self._drains.record(model, seconds)
+
+    def estimate(self, from_model: str | None, to_model: str) -> float | None:
+        """The average cost of this ordered pair, in seconds; None until that very pair has been observed."""
+        return self._pairs.values.get((from_model, to_model))
+
+    def estimates_from(self, from_model: str | None) -> Mapping[str, float]:
+        """The averages of all observed pairs that begin with `from_model`, by target."""
+        return {
+            pair[1]: seconds
+            for pair, seconds in self._pairs.values.items()
+            if isinstance(pair, tuple) and pair[0] == from_model
+        }
+
+    def sleep(self, model: str) -> float | None:
+        """The average time to put `model` to sleep, None until seen."""
+        return self._sleeps.values.get(model)
+
+    def wake(self, model: str) -> float | None:
+        """The average time to wake `model`, None until seen."""
+        return self._wakes.values.get(model)
+
+    def drain(self, model: str) -> float | None:
+        """The average time to drain `model`, None until seen."""
+        return self._drains.values.get(model)
+
+    def expected(self, from_model: str | None, to_model: str) -> float:
+        """The best guess at a pair's cost, in seconds, for a policy to work with; there is always one.
+
+        The pair's own average; else the sleep of the one plus the wake of the other, as seen in other pairs, with the
+        mean of what was seen standing in for a part that was not; else the mean over all pairs; else `PRIOR`.
+        """
+        seen = self.estimate(from_model, to_model)
+        if seen is not None:
+            return seen
+        wake = self.wake(to_model)
+        sleep = 0.0 if from_model is None else self.sleep(from_model)
+        if wake is None and sleep is None:
+            mean = self._pairs.mean()
+            return PRIOR if mean is None else mean
+        if wake is None:
+            wake = self._wakes.mean()
+        if sleep is None:
+            sleep = self._sleeps.mean()
+        if wake is None:
+            return PRIOR
+        return wake + (sleep or 0.0)

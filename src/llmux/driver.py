@@ -1,0 +1,353 @@
+"""The live driver: the core's one owner, on the event loop.
+
+Events go in one at a time, in the order in which they happened, and every effect is carried out before the next event
+is looked at; so there are no locks. An event that an effect causes (a grant that fails at once, say) waits its turn.
+Touches the loop's clock and timers, hooks by `HookRunner`, and the gateway only through `llmux.ports`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from llmux.core import IMPLICIT_DEVICE, Core
+from llmux.core.report import snapshot
+from llmux.errors import (
+    BackoffError,
+    CancelledByOperatorError,
+    DeviceLostError,
+    HookFailedError,
+    LlmuxError,
+    ModelNotFoundError,
+    NotReadyError,
+    QueueFullError,
+    ShuttingDownError,
+    SwitchError,
+    WaitTimeoutError,
+)
+from llmux.hooks import HookResult, HookRunner, HookSpec
+from llmux.messages import (
+    AbortRequests,
+    Arrived,
+    BackendFailed,
+    CancelHook,
+    CancelTimer,
+    CloseBackend,
+    Effect,
+    Event,
+    Finished,
+    Grant,
+    Hook,
+    HookEnded,
+    Left,
+    OnExit,
+    OperatorFree,
+    OperatorReply,
+    OperatorSleep,
+    OperatorSwitch,
+    Refusal,
+    Reject,
+    RunHook,
+    SetTimer,
+    Start,
+    Stop,
+    Stopped,
+    TimerFired,
+)
+from llmux.ports import Backends, Requester
+from llmux.snapshot import Snapshot
+
+log = structlog.stdlib.get_logger("llmux.driver")
+
+Watcher = Callable[[float, Event | Effect], None]
+
+_ERRORS: Mapping[Refusal, type[SwitchError]] = {
+    Refusal.NOT_READY: NotReadyError,
+    Refusal.WAIT_TIMEOUT: WaitTimeoutError,
+    Refusal.HOOK_FAILED: HookFailedError,
+    Refusal.BACKOFF: BackoffError,
+    Refusal.DEVICE_LOST: DeviceLostError,
+    Refusal.QUEUE_FULL: QueueFullError,
+    Refusal.SHUTTING_DOWN: ShuttingDownError,
+    Refusal.CANCELLED: CancelledByOperatorError,
+}
+
+#: How much of a hook's last words goes into an error message, in characters.
+_DETAIL_LIMIT = 300
+
+
+def refusal_error(reason: Refusal, model: str, detail: str, retry_after: float | None) -> SwitchError:
+    """The error that a client or an operator gets for a refusal of the core."""
+    if reason is Refusal.MODEL_NOT_FOUND:
+        return ModelNotFoundError(model)
+    return _ERRORS[reason](detail, retry_after=retry_after)
+
+
+class FactSink(Protocol):
+    """What the driver tells telemetry."""
+
+    def fact(self, now: float, effect: Effect) -> None: ...
+
+    def hook_ended(self, model: str, hook: Hook, result: HookResult) -> None: ...
+
+
+class Driver:
+    """Runs a core: implements `llmux.ports.Scheduler` for the gateway, and an operator's commands.
+
+    Args:
+        core: the decision core; nobody else may call it.
+        hooks: runs the scripts.
+        scripts: the three scripts of every model.
+        ports: the TCP port of every model's backend, where it has one.
+        aliases: other names of models.
+        sink: telemetry.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        hooks: HookRunner,
+        scripts: Mapping[tuple[str, Hook], HookSpec],
+        ports: Mapping[str, int],
+        aliases: Mapping[str, str],
+        sink: FactSink,
+    ) -> None:
+        self.core = core
+        self.backends: Backends | None = None
+        self._hooks = hooks
+        self._scripts = scripts
+        self._ports = ports
+        self._names = {name: name for name in core.ledger.models} | dict(aliases)
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._started = False
+        self._next_request = 0
+        self._next_command = 0
+        self._requesters: dict[int, Requester] = {}
+        self._commands: dict[int, asyncio.Future[None]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._stopped = self._loop.create_future()
+        self._watchers: list[Watcher] = []
+        self._apply: dict[type, Callable[[Any], None]] = {
+            Grant: self._grant,
+            Reject: self._reject,
+            RunHook: self._run_hook,
+            CancelHook: self._cancel_hook,
+            CloseBackend: self._close_backend,
+            AbortRequests: self._abort_requests,
+            SetTimer: self._set_timer,
+            CancelTimer: self._cancel_timer,
+            OperatorReply: self._operator_reply,
+            Stopped: self._all_stopped,
+        }
+
+    # --- the one loop ----------------------------------------------------------------------------------------
+
+    def dispatch(self, event: Event) -> None:
+        """Have the core handle an event, and carry out what it says. Must be called on the loop."""
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                self._handle(self._events.popleft())
+        finally:
+            self._busy = False
+
+    def _handle(self, event: Event) -> None:
+        now = self._loop.time()
+        try:
+            effects = self.core.handle(event, now)
+        except Exception:
+            # A bug in the core. The event is lost, the books may be off, but whoever asked must not hang for it.
+            log.exception("internal_error", at=type(event).__name__)
+            if isinstance(event, Arrived):
+                requester = self._requesters.pop(event.request_id, None)
+                if requester is not None:
+                    requester.refused(LlmuxError("internal error in the scheduler"))
+            return
+        if self._watchers:
+            self._tell(now, event, effects)
+        for effect in effects:
+            apply = self._apply.get(type(effect))
+            try:
+                if apply is not None:
+                    apply(effect)
+                if type(effect) is not Grant:
+                    self._sink.fact(now, effect)
+            except Exception:
+                log.exception("internal_error", at=type(effect).__name__)
+
+    def _tell(self, now: float, event: Event, effects: list[Effect]) -> None:
+        for watcher in list(self._watchers):
+            try:
+                watcher(now, event)
+                for effect in effects:
+                    watcher(now, effect)
+            except Exception:
+                log.exception("watcher_failed")
+                self._watchers.remove(watcher)
+
+    def subscribe(self, watcher: Watcher) -> Callable[[], None]:
+        """Have `watcher(now, message)` called for every event and effect, until the returned function is called."""
+        self._watchers.append(watcher)
+
+        def unsubscribe() -> None:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+        return unsubscribe
+
+    # --- llmux.ports.Scheduler -------------------------------------------------------------------------------
+
+    def resolve(self, name: str) -> str | None:
+        return self._names.get(name)
+
+    def arrived(self, model: str, requester: Requester) -> int:
+        self._next_request = request_id = self._next_request + 1
+        self._requesters[request_id] = requester
+        self.dispatch(Arrived(request_id, model))
+        return request_id
+
+    def left(self, request_id: int) -> None:
+        if self._requesters.pop(request_id, None) is not None:
+            self.dispatch(Left(request_id))
+
+    def finished(self, request_id: int) -> None:
+        if self._requesters.pop(request_id, None) is not None:
+            self.dispatch(Finished(request_id))
+
+    def backend_failed(self, model: str) -> None:
+        self.dispatch(BackendFailed(model))
+
+    # --- effects -----------------------------------------------------------------------------------------------
+
+    def _grant(self, effect: Grant) -> None:
+        requester = self._requesters.get(effect.request_id)
+        if requester is not None:  # else it left in the meantime, and its Left is among the events to come
+            requester.granted(effect.waited, effect.switched)
+
+    def _reject(self, effect: Reject) -> None:
+        requester = self._requesters.pop(effect.request_id, None)
+        if requester is not None:
+            requester.refused(refusal_error(effect.reason, effect.model, effect.detail, effect.retry_after))
+
+    def _run_hook(self, effect: RunHook) -> None:
+        port = self._ports.get(effect.model)
+        variables = {
+            "LLMUX_MODEL": effect.model,
+            "LLMUX_HOOK": effect.hook.value,
+            "LLMUX_PORT": "" if port is None else str(port),
+            "LLMUX_FROM": effect.from_model or "",
+            "LLMUX_TO": effect.to_model or "",
+            "LLMUX_DEVICES": ",".join(device for device in effect.devices if device != IMPLICIT_DEVICE),
+        }
+
+        def ended(run_id: int, result: HookResult) -> None:
+            self._sink.hook_ended(effect.model, effect.hook, result)
+            detail = (result.stderr.strip() or result.output.strip())[-_DETAIL_LIMIT:]
+            self.dispatch(HookEnded(run_id, result.outcome, result.duration, result.exit_code, detail))
+
+        self._hooks.start(
+            effect.run_id,
+            effect.model,
+            effect.hook,
+            self._scripts[effect.model, effect.hook],
+            timeout=effect.timeout,
+            variables=variables,
+            on_end=ended,
+        )
+
+    def _cancel_hook(self, effect: CancelHook) -> None:
+        self._hooks.cancel(effect.run_id)
+
+    def _close_backend(self, effect: CloseBackend) -> None:
+        if self.backends is not None:
+            self.backends.close_backend(effect.model)
+
+    def _abort_requests(self, effect: AbortRequests) -> None:
+        for request_id in effect.request_ids:
+            requester = self._requesters.get(request_id)
+            if requester is not None:
+                requester.aborted(effect.reason)
+
+    def _set_timer(self, effect: SetTimer) -> None:
+        old = self._timers.pop(effect.key, None)
+        if old is not None:
+            old.cancel()
+        self._timers[effect.key] = self._loop.call_at(effect.at, self._fire, effect.key)
+
+    def _cancel_timer(self, effect: CancelTimer) -> None:
+        handle = self._timers.pop(effect.key, None)
+        if handle is not None:
+            handle.cancel()
+
+    def _fire(self, key: str) -> None:
+        self._timers.pop(key, None)
+        self.dispatch(TimerFired(key))
+
+    def _operator_reply(self, effect: OperatorReply) -> None:
+        future = self._commands.pop(effect.operator_id, None)
+        if future is None or future.done():
+            return
+        if effect.reason is None:
+            future.set_result(None)
+        else:
+            future.set_exception(refusal_error(effect.reason, effect.model, effect.detail, effect.retry_after))
+
+    def _all_stopped(self, effect: Stopped) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    # --- operators, start and stop -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Ask who is awake; from now on models may be woken. Calling it again does nothing."""
+        if not self._started:
+            self._started = True
+            self.dispatch(Start())
+
+    async def switch(self, model: str) -> None:
+        """Make `model` awake; raises a `SwitchError` if that fails."""
+        await self._command(lambda number: OperatorSwitch(number, model))
+
+    async def sleep(self, model: str) -> None:
+        """Put `model` to sleep; raises a `SwitchError` if that fails."""
+        await self._command(lambda number: OperatorSleep(number, model))
+
+    async def free(self, model: str) -> None:
+        """Take the operator's word that `model`, lost or unconfirmed, holds no memory."""
+        await self._command(lambda number: OperatorFree(number, model))
+
+    async def _command(self, make: Callable[[int], Event]) -> None:
+        self.start()
+        self._next_command = number = self._next_command + 1
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._commands[number] = future
+        try:
+            self.dispatch(make(number))
+            await future
+        finally:
+            self._commands.pop(number, None)
+
+    async def stop(self, grace: float, on_exit: OnExit) -> None:
+        """Refuse what waits, let what is in flight end within `grace` seconds, and return once no hook runs."""
+        self.dispatch(Stop(grace, on_exit))
+        await asyncio.shield(self._stopped)
+
+    def snapshot(self) -> Snapshot:
+        return snapshot(self.core, self._loop.time())
+
+    def close(self) -> None:
+        """Cancel every timer; the driver handles nothing any more."""
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()

@@ -1,0 +1,117 @@
+"""What a policy sees and what it may say.
+
+Pure. A policy is asked, again and again, one question: given who waits, who is awake and what switching costs, stay or
+switch to which model? It is a plain object: it never awaits, sleeps, looks at a clock or sees a socket, so the object
+that is simulated is the object that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from llmux.messages import ModelState
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A switch that could begin now: put `victims` to sleep, wake `model` on `devices`."""
+
+    model: str
+    victims: tuple[str, ...]
+    devices: tuple[str, ...]
+
+
+class Blocked(msgspec.Struct, frozen=True):
+    """Why no switch to a model can begin now. `until` is when to look again, in seconds on the view's clock; None when
+    some event (a hook's end) will tell. `devices` are all those that the model could be given."""
+
+    until: float | None
+    devices: tuple[str, ...]
+
+
+class Stay(msgspec.Struct, frozen=True):
+    """Begin nothing. The policy is asked again at `recheck_at` (seconds on the view's clock, None: no need) and after
+    every event in any case."""
+
+    recheck_at: float | None = None
+
+
+class SwitchTo(msgspec.Struct, frozen=True):
+    """Begin a switch to `model`. With a `plan`, its victims are taken; without, the view's own plan is."""
+
+    model: str
+    plan: Plan | None = None
+
+
+Decision = Stay | SwitchTo
+
+
+class ModelView(Protocol):
+    """One model, as a policy sees it. Times are seconds on the clock that `decide` is given."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> ModelState: ...
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for it."""
+        ...
+
+    @property
+    def oldest_arrival(self) -> float | None:
+        """When the request that has waited longest arrived; None when none waits."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it is serving."""
+        ...
+
+    @property
+    def awake_since(self) -> float | None: ...
+    @property
+    def last_used(self) -> float:
+        """When it was last given a request; minus infinity if never."""
+        ...
+
+
+class View(Protocol):
+    """Everything that a policy may know. Valid only during the call of `decide` that it was given to."""
+
+    def model(self, name: str) -> ModelView:
+        """The named model. Raises KeyError for a name that is not configured."""
+        ...
+
+    def models(self) -> Iterable[ModelView]:
+        """All models, in the order of the configuration."""
+        ...
+
+    def waiting(self) -> Sequence[ModelView]:
+        """The models that somebody waits for and that no switch is bringing up yet."""
+        ...
+
+    def plan(self, name: str, *, avoid: Collection[str] = ()) -> Plan | Blocked:
+        """How to make room for a model, with least recently used victims. `avoid` names devices not to be touched."""
+        ...
+
+    def expected_cost(self, from_model: str | None, to_model: str) -> float:
+        """The best guess at the cost of that switch, sleep plus wake, in seconds."""
+        ...
+
+
+@runtime_checkable
+class SwitchPolicy(Protocol):
+    """Decides when to switch. Implementations may keep state of their own, but nothing outside themselves."""
+
+    @property
+    def name(self) -> str:
+        """What logs and reports call it."""
+        ...
+
+    def decide(self, view: View, now: float) -> Decision:
+        """Stay, or begin one switch. Asked after every event while somebody waits, and again after each switch that
+        it begins, until it stays. `now` is in seconds and never goes back."""
+        ...

@@ -1,0 +1,129 @@
+"""Random histories: arrivals, departures, hook results, timers, operators, the end. The harness checks the invariants
+after every event; at the end of each history everything must settle, so nobody can be left waiting for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from tests.core.harness import Play, three_on_two_gpus, two
+
+from llmux.core import CoreSettings
+from llmux.messages import OnExit, OperatorFree, OperatorSleep, OperatorSwitch, Outcome, Start
+
+OUTCOMES = st.sampled_from([Outcome.OK, Outcome.OK, Outcome.OK, Outcome.FAILED, Outcome.TIMEOUT, Outcome.ERROR])
+
+
+class History(RuleBasedStateMachine):
+    make: Any = staticmethod(two)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.play: Play = Play(two(), started=False)
+
+    @initialize(
+        timeout=st.sampled_from([None, 5.0, 60.0]),
+        min_active=st.sampled_from([0.0, 0.0, 4.0]),
+        drain=st.booleans(),
+        alive_interval=st.sampled_from([0.0, 15.0]),
+        max_queue=st.sampled_from([2, 10_000]),
+    )
+    def begin(
+        self,
+        timeout: float | None,
+        min_active: float,
+        drain: bool,
+        alive_interval: float,
+        max_queue: int,
+    ) -> None:
+        made: CoreSettings = self.make(
+            request_timeout=timeout,
+            min_active=min_active,
+            drain_before_switch=drain,
+            alive_interval=alive_interval,
+            max_queue=max_queue,
+        )
+        self.play = Play(made, started=False)
+        self.models = st.sampled_from([spec.name for spec in made.models])
+
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def arrive(self, data: st.DataObject, count: int) -> None:
+        name = data.draw(self.models)
+        for _ in range(count):
+            self.play.arrive(name)
+
+    @rule()
+    def start(self) -> None:
+        if self.play.core.probing and not self.play.hooks:
+            self.play.send(Start())
+
+    @precondition(lambda self: self.play.waiting)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        self.play.leave(data.draw(st.sampled_from(sorted(self.play.waiting))))
+
+    @precondition(lambda self: self.play.in_flight)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        self.play.finish(data.draw(st.sampled_from(sorted(self.play.in_flight))))
+
+    @precondition(lambda self: self.play.to_abort)
+    @rule()
+    def abort(self) -> None:
+        self.play.finish(min(self.play.to_abort))
+
+    @precondition(lambda self: self.play.hooks)
+    @rule(data=st.data(), outcome=OUTCOMES, after=st.sampled_from([0.0, 0.5, 7.0, 40.0]))
+    def end_hook(self, data: st.DataObject, outcome: Outcome, after: float) -> None:
+        run = self.play.hooks[data.draw(st.sampled_from(sorted(self.play.hooks)))]
+        self.play.end(run, Outcome.CANCELLED if run.run_id in self.play.cancelled else outcome, after=after)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 20.0, 400.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.play.advance(seconds)
+
+    @rule(data=st.data())
+    def backend_fails(self, data: st.DataObject) -> None:
+        self.play.fail_backend(data.draw(self.models))
+
+    @rule(data=st.data(), kind=st.sampled_from([OperatorSwitch, OperatorSwitch, OperatorSleep, OperatorFree]))
+    def operator(self, data: st.DataObject, kind: type[OperatorSwitch | OperatorSleep | OperatorFree]) -> None:
+        self.play.command(kind, data.draw(self.models))
+
+    @rule(on_exit=st.sampled_from(OnExit), sure=st.integers(0, 5))
+    def stop(self, on_exit: OnExit, sure: int) -> None:
+        if sure == 0:
+            self.play.stop(30.0, on_exit)
+
+    def teardown(self) -> None:
+        play = self.play
+        if play.core.probing and not play.hooks and play.core.ledger.stop is None:
+            play.start()
+        play.settle()
+        assert not play.waiting
+        assert set(play.replies) == set(range(1, play.commands + 1)), "a command was never answered"
+        assert all(count == 1 for count in play.ends.values())
+        twin = Play(play.core.settings, started=False)
+        for now, event in play.log:
+            twin.now = now
+            twin.effects += twin.core.handle(event, now)
+        assert twin.effects == play.effects, "the same events gave other effects"
+
+
+class HistoryOnTwoDevices(History):
+    make = staticmethod(three_on_two_gpus)
+
+
+BUDGET = settings(
+    max_examples=4000, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@pytest.mark.parametrize("machine", [History, HistoryOnTwoDevices])
+def test_every_history_keeps_the_invariants_and_settles(machine: type[History]) -> None:
+    machine.TestCase.settings = BUDGET
+    case = machine.TestCase("runTest")
+    case.runTest()
