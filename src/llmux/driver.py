@@ -49,6 +49,7 @@ from llmux.messages import (
     OperatorReply,
     OperatorSleep,
     OperatorSwitch,
+    Outcome,
     Refusal,
     Reject,
     RunHook,
@@ -76,9 +77,6 @@ _ERRORS: Mapping[Refusal, type[SwitchError]] = {
     Refusal.CANCELLED: CancelledByOperatorError,
 }
 
-#: How much of a hook's last words goes into an error message, in characters.
-_DETAIL_LIMIT = 300
-
 
 def refusal_error(reason: Refusal, model: str, detail: str, retry_after: float | None) -> SwitchError:
     """The error that a client or an operator gets for a refusal of the core."""
@@ -92,7 +90,9 @@ class FactSink(Protocol):
 
     def fact(self, now: float, effect: Effect) -> None: ...
 
-    def hook_ended(self, model: str, hook: Hook, result: HookResult) -> None: ...
+    def hook_ended(
+        self, model: str, hook: Hook, outcome: Outcome, duration: float, exit_code: int | None, stderr: str
+    ) -> None: ...
 
 
 class Driver:
@@ -252,9 +252,11 @@ class Driver:
         }
 
         def ended(run_id: int, result: HookResult) -> None:
-            self._sink.hook_ended(effect.model, effect.hook, result)
-            detail = (result.stderr.strip() or result.output.strip())[-_DETAIL_LIMIT:]
-            self.dispatch(HookEnded(run_id, result.outcome, result.duration, result.exit_code, detail))
+            self._sink.hook_ended(
+                effect.model, effect.hook, result.outcome, result.duration, result.exit_code, result.stderr
+            )
+            # What the hook printed is for the log, not for clients, so it is no part of the detail.
+            self.dispatch(HookEnded(run_id, result.outcome, result.duration, result.exit_code, result.detail))
 
         self._hooks.start(
             effect.run_id,

@@ -117,9 +117,7 @@ class HistoryOnTwoDevices(History):
     make = staticmethod(three_on_two_gpus)
 
 
-BUDGET = settings(
-    max_examples=250, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+BUDGET = settings(max_examples=250, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize("machine", [History, HistoryOnTwoDevices])

@@ -1,0 +1,168 @@
+"""The whole of llmux, put together from a configuration: core, driver, hooks, gateway, control plane.
+
+The only place that knows all the rooms. Nothing here decides or relays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+import structlog
+
+from llmux.config import Config
+from llmux.control.view import ModelEntry
+from llmux.core import IMPLICIT_DEVICE, Core, CoreSettings, ModelSpec
+from llmux.driver import Driver
+from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
+from llmux.hooks import HookRunner, HookSpec
+from llmux.messages import Hook, OnExit
+from llmux.policy import load_policy
+from llmux.snapshot import Snapshot
+from llmux.switcher import Switcher
+from llmux.telemetry import Telemetry
+
+log = structlog.stdlib.get_logger("llmux.app")
+
+
+def core_settings(config: Config) -> CoreSettings:
+    """What the core must know of a configuration."""
+    devices = {IMPLICIT_DEVICE: 1} if config.devices is None else dict(config.devices)
+    return CoreSettings(
+        models=tuple(
+            ModelSpec(
+                name=name,
+                placements=config.placements(name) or (dict(devices),),
+                wake_timeout=config.hook_timeout(name, Hook.WAKE),
+                sleep_timeout=config.hook_timeout(name, Hook.SLEEP),
+                alive_timeout=config.hook_timeout(name, Hook.ALIVE),
+                drain_timeout=config.drain_timeout(name),
+            )
+            for name in config.models
+        ),
+        devices=devices,
+        request_timeout=config.policy.request_timeout_secs,
+        drain_before_switch=config.policy.drain_before_switch,
+        min_active=config.policy.min_active_secs,
+        max_queue=config.max_queue,
+        alive_interval=config.alive_interval_secs,
+    )
+
+
+class _ControlView:
+    """What the control plane may see."""
+
+    def __init__(self, config: Config, driver: Driver) -> None:
+        self._entries = [ModelEntry(name, tuple(model.aliases)) for name, model in config.models.items()]
+        self._driver = driver
+
+    def models(self) -> Sequence[ModelEntry]:
+        return self._entries
+
+    def snapshot(self) -> Snapshot:
+        return self._driver.snapshot()
+
+
+class App:
+    """One llmux. Made by `build_app`; serves while `serving` lasts, once."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        ports = {name: model.port for name, model in config.models.items() if model.port is not None}
+        self._telemetry = Telemetry(config.models, request_timeout_secs=config.policy.request_timeout_secs)
+        self._hooks = HookRunner(on_output=self._telemetry.hook_output)
+        policy = load_policy(config.policy.name, config.policy.options)
+        self._driver = Driver(
+            Core(core_settings(config), policy),
+            hooks=self._hooks,
+            scripts={
+                (name, hook): HookSpec(model.script(hook), config.hook_cwd(name, hook))
+                for name, model in config.models.items()
+                for hook in Hook
+            },
+            ports=ports,
+            aliases=config.names(),
+            sink=self._telemetry,
+        )
+        self._gateway = Gateway(
+            scheduler=self._driver,
+            backends={name: Backend(name, model.address, model.send_model_as) for name, model in config.models.items()},
+            control=None,
+            settings=GatewaySettings(
+                max_body_bytes=config.max_body_bytes, timeouts=Timeouts(**config.timeouts_secs.model_dump())
+            ),
+            observer=self._telemetry,
+        )
+        self._driver.backends = self._gateway
+        self.switcher = Switcher(self._driver, ports)
+        self._stopping: asyncio.Task[None] | None = None
+
+    @contextlib.asynccontextmanager
+    async def serving(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        sockets: Sequence[socket.socket] | None = None,
+    ) -> AsyncIterator[tuple[str, int]]:
+        """Serve until the context ends; gives the address bound to.
+
+        Args:
+            host: address to listen on; the configuration's if None.
+            port: port to listen on, 0 for any free one; the configuration's if None.
+            sockets: listen on these sockets, which are bound already, instead.
+
+        Raises:
+            OSError: the address cannot be bound; no hook has run then.
+        """
+        # Not at the top: the control plane's libraries take longer to import than all the rest of llmux.
+        from llmux.control import build_control, control_server
+
+        if sockets is None:
+            await self._gateway.start(
+                host if host is not None else self.config.host, port if port is not None else self.config.port
+            )
+        else:
+            await self._gateway.start_on(sockets)
+        try:
+            control = build_control(_ControlView(self.config, self._driver), self._telemetry)
+            async with control_server(control) as address:
+                self._gateway.control = address
+                self._driver.start()
+                try:
+                    yield self._gateway.addresses[0]
+                finally:
+                    await self.stop()
+        finally:
+            await self._gateway.close()
+            self._driver.close()
+
+    async def stop(self) -> None:
+        """Stop accepting, refuse what waits, let what is in flight end within ``shutdown_grace_secs``, see that no
+        hook runs any more, and leave the models as ``on_exit`` says. Calling it again waits for the same end."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(), name="llmux-stop")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        self._gateway.stop_accepting()
+        await self._driver.stop(self.config.shutdown_grace_secs, OnExit(self.config.on_exit))
+        await self._gateway.close()
+        await self._hooks.wait_closed()
+
+    def kill(self) -> None:
+        """End at once: kill the groups of all running hooks, and cut every connection."""
+        self._hooks.kill_all()
+        self._gateway.abort()
+
+
+async def build_app(config: Config) -> tuple[App, Switcher]:
+    """Put an llmux together; must be called on the event loop that it will serve on. Runs no hook.
+
+    Raises:
+        ValueError: the configuration's policy cannot be made.
+    """
+    app = App(config)
+    return app, app.switcher
