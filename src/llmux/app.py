@@ -24,6 +24,9 @@ from llmux.snapshot import Snapshot
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
 
+#: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
+LAST_WORDS_SECS = 2.0
+
 log = structlog.stdlib.get_logger("llmux.app")
 
 
@@ -125,14 +128,14 @@ class App:
                 host if host is not None else self.config.host, port if port is not None else self.config.port
             )
         else:
-            await self._gateway.start_on(sockets)
+            await self._gateway.start(sockets=sockets)
         try:
             control = build_control(_ControlView(self.config, self._driver), self._telemetry)
             async with control_server(control) as address:
                 self._gateway.control = address
                 self._driver.start()
                 try:
-                    yield self._gateway.addresses[0]
+                    yield self._gateway.addresses[0][:2]
                 finally:
                     await self.stop()
         finally:
@@ -149,13 +152,15 @@ class App:
     async def _stop(self) -> None:
         self._gateway.stop_accepting()
         await self._driver.stop(self.config.shutdown_grace_secs, OnExit(self.config.on_exit))
+        with contextlib.suppress(TimeoutError):  # last words, such as the refusals of those who waited
+            await asyncio.wait_for(self._gateway.drained(), LAST_WORDS_SECS)
         await self._gateway.close()
         await self._hooks.wait_closed()
 
     def kill(self) -> None:
         """End at once: kill the groups of all running hooks, and cut every connection."""
         self._hooks.kill_all()
-        self._gateway.abort()
+        self._gateway.abort_all()
 
 
 async def build_app(config: Config) -> tuple[App, Switcher]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, Protocol
 
 import structlog
@@ -49,7 +50,6 @@ from llmux.messages import (
     OperatorReply,
     OperatorSleep,
     OperatorSwitch,
-    Outcome,
     Refusal,
     Reject,
     RunHook,
@@ -90,9 +90,7 @@ class FactSink(Protocol):
 
     def fact(self, now: float, effect: Effect) -> None: ...
 
-    def hook_ended(
-        self, model: str, hook: Hook, outcome: Outcome, duration: float, exit_code: int | None, stderr: str
-    ) -> None: ...
+    def hook_ended(self, model: str, hook: Hook, result: HookResult) -> None: ...
 
 
 class Driver:
@@ -163,7 +161,7 @@ class Driver:
             self._busy = False
 
     def _handle(self, event: Event) -> None:
-        now = self._loop.time()
+        now = monotonic()  # the loop's own time has a resolution of a millisecond on uvloop
         try:
             effects = self.core.handle(event, now)
         except Exception:
@@ -252,9 +250,10 @@ class Driver:
         }
 
         def ended(run_id: int, result: HookResult) -> None:
-            self._sink.hook_ended(
-                effect.model, effect.hook, result.outcome, result.duration, result.exit_code, result.stderr
-            )
+            try:
+                self._sink.hook_ended(effect.model, effect.hook, result)
+            except Exception:
+                log.exception("internal_error", at="hook_ended")
             # What the hook printed is for the log, not for clients, so it is no part of the detail.
             self.dispatch(HookEnded(run_id, result.outcome, result.duration, result.exit_code, result.detail))
 
@@ -285,7 +284,8 @@ class Driver:
         old = self._timers.pop(effect.key, None)
         if old is not None:
             old.cancel()
-        self._timers[effect.key] = self._loop.call_at(effect.at, self._fire, effect.key)
+        # On uvloop it may fire up to a millisecond early; then the core sets it again.
+        self._timers[effect.key] = self._loop.call_later(max(0.0, effect.at - monotonic()), self._fire, effect.key)
 
     def _cancel_timer(self, effect: CancelTimer) -> None:
         handle = self._timers.pop(effect.key, None)
@@ -346,7 +346,7 @@ class Driver:
         await asyncio.shield(self._stopped)
 
     def snapshot(self) -> Snapshot:
-        return snapshot(self.core, self._loop.time())
+        return snapshot(self.core, monotonic())
 
     def close(self) -> None:
         """Cancel every timer; the driver handles nothing any more."""

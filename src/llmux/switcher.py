@@ -80,5 +80,5 @@ class Switcher:
 
     def subscribe(self, watcher: Watcher) -> Callable[[], None]:
         """Have `watcher(now, message)` called for every event and effect of the core (`llmux.messages`), `now` being
-        seconds on the loop's clock. Returns a function that ends it."""
+        in seconds of `time.monotonic`. Returns a function that ends it."""
         return self._driver.subscribe(watcher)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from tests.core.harness import Play, three_on_two_gpus, two
 
 from llmux.core import CoreSettings
 from llmux.messages import OnExit, OperatorFree, OperatorSleep, OperatorSwitch, Outcome, Start
+from tests.core.harness import Play, three_on_two_gpus, two
 
 OUTCOMES = st.sampled_from([Outcome.OK, Outcome.OK, Outcome.OK, Outcome.FAILED, Outcome.TIMEOUT, Outcome.ERROR])
 

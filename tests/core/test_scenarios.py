@@ -5,7 +5,6 @@ Numbers in names are rows of the fault table."""
 from __future__ import annotations
 
 import pytest
-from tests.core.harness import GIB, Play, three_on_two_gpus, two
 
 from llmux.core import CoreSettings, ModelSpec
 from llmux.messages import (
@@ -27,12 +26,14 @@ from llmux.messages import (
     RunHook,
     SleepFailed,
     Start,
+    Stopped,
     SwitchDrained,
     SwitchEnded,
     Switching,
     SwitchStarted,
 )
 from llmux.policy import Decision, Plan, Stay, SwitchTo, View
+from tests.core.harness import GIB, Play, three_on_two_gpus, two
 
 
 def awake(play: Play, model: str = "a") -> int:
@@ -688,7 +689,7 @@ def test_59_stopping_lets_requests_finish_and_refuses_the_rest() -> None:
     assert play.rejected[waiting].reason is Refusal.SHUTTING_DOWN
     late = play.arrive("a")
     assert play.rejected[late].reason is Refusal.SHUTTING_DOWN
-    assert not play.stopped
+    assert play.facts(Stopped) == []
     play.finish(first)
     assert play.stopped
     assert play.states() == {"a": "awake", "b": "asleep"}

@@ -1,0 +1,55 @@
+# Every target makes the virtual environment it needs; `make demo` and `make test` are all a newcomer has to know.
+# What is installed is pinned in constraints.txt, and comes as wheels: no compiler is needed.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --only-binary :all:
+
+.PHONY: demo test test-demo check lint types imports format bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/llmux demo
+
+test: $(VENV)/.check
+	$(BIN)/python -m pytest
+
+# The tests that need the real models of the [demo] extra as well.
+test-demo: $(VENV)/.check $(VENV)/.demo
+	$(BIN)/python -m pytest -m demo
+
+check: lint types imports
+
+lint: $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.check
+	$(BIN)/mypy
+
+imports: $(VENV)/.check
+	$(BIN)/lint-imports
+
+format: $(VENV)/.check
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.made: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	touch $@
+
+$(VENV)/.llmux: $(VENV)/.made pyproject.toml
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.check: $(VENV)/.llmux
+	$(PIP) --group check
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.llmux requirements-demo.txt
+	$(PIP) --no-deps --requirement requirements-demo.txt
+	touch $@

@@ -1,0 +1,379 @@
+"""The real process: starting, stopping, crashing, and what it must never do. Numbers are rows of the fault table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmux.testing import SimulatedBackend
+from llmux.testing.hooks import backend_hooks
+from tests.e2e.conftest import DEADLINE, Server, llmux_process
+
+pytestmark = pytest.mark.anyio
+
+
+def chat_body(model: str, **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "hi"}], **more}
+
+
+async def write(path: Path, content: dict[str, Any]) -> Path:
+    await asyncio.to_thread(path.write_text, json.dumps(content))
+    return path
+
+
+async def lines(path: Path) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return (await asyncio.to_thread(path.read_text)).split("\n")[:-1]
+    return []
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """Where the hooks of a test write down that they ran."""
+    return tmp_path / "journal"
+
+
+def noting(journal: Path, then: str = "true") -> str:
+    return f'echo "$LLMUX_HOOK $LLMUX_MODEL" >> {journal}; {then}'
+
+
+@contextlib.asynccontextmanager
+async def client_of(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
+        yield client
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        yield probe.getsockname()[1]
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llmux", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE, cwd=cwd)
+
+
+# --- starting -------------------------------------------------------------------------------------------------------
+
+
+async def test_57_a_bad_file_is_reported_whole_and_nothing_is_run(tmp_path: Path, journal: Path) -> None:
+    config = tmp_path / "config.yaml"
+    await asyncio.to_thread(
+        config.write_text,
+        f"""\
+models:
+  llama:
+    port: 80001
+    wake: {noting(journal)!r}
+    sleep: 7
+    alive: "true"
+    wke: x
+prot: 3000
+""",
+    )
+    done = await asyncio.to_thread(run, "-c", str(config))
+    assert done.returncode == 2
+    for line, what in ((3, "models.llama.port"), (5, "models.llama.sleep"), (7, "models.llama.wke"), (8, "prot")):
+        assert f"config.yaml:{line}: {what}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not journal.exists()
+
+
+async def test_57_a_missing_file_says_so(tmp_path: Path) -> None:
+    done = await asyncio.to_thread(run, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "config.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_58_a_port_in_use_is_one_line_and_no_hook_runs(tmp_path: Path, journal: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        hook = noting(journal)
+        models = {"a": {"port": 1, "wake": hook, "sleep": hook, "alive": hook}}
+        config = await write(tmp_path / "config.json", {"models": models, "port": port})
+        done = await asyncio.to_thread(run, "-c", str(config))
+    assert done.returncode == 1
+    assert len(done.stderr.strip().split("\n")) == 1
+    assert str(port) in done.stderr
+    assert not journal.exists()
+
+
+async def test_a_relative_script_is_found_beside_the_file(tmp_path: Path, journal: Path) -> None:
+    script = tmp_path / "scripts" / "wake.sh"
+    await asyncio.to_thread(script.parent.mkdir)
+    await asyncio.to_thread(script.write_text, f"#!/bin/sh\n{noting(journal)}\n")
+    await asyncio.to_thread(script.chmod, 0o755)
+    async with SimulatedBackend("a").serving() as (_, port):
+        models = {"a": {"port": port, "wake": "./scripts/wake.sh", "sleep": "true", "alive": "false"}}
+        config = await write(tmp_path / "config.json", {"models": models})
+        async with (
+            llmux_process("-c", str(config), "-p", "0", cwd=Path("/")) as server,
+            client_of(server) as client,
+        ):
+            response = await client.post("/v1/chat/completions", json=chat_body("a"))
+    assert response.status_code == 200
+    assert await lines(journal) == ["wake a"]
+
+
+async def test_22_a_models_name_is_never_executed(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    name = f"x$(touch {canary})`touch {canary}`;touch {canary}"
+    async with SimulatedBackend("a").serving() as (_, port):
+        models = {name: {"port": port, "wake": "true", "sleep": "true", "alive": "false"}}
+        config = await write(tmp_path / "config.json", {"models": models})
+        async with llmux_process("-c", str(config), "-p", "0") as server, client_of(server) as client:
+            known = await client.post("/v1/chat/completions", json=chat_body(name))
+            unknown = await client.post("/v1/chat/completions", json=chat_body(name + "\n"))
+    assert known.status_code == 200
+    assert unknown.status_code == 404
+    assert not canary.exists()
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def one_model(folder: Path, backend: SimulatedBackend, **config: Any) -> AsyncIterator[Server]:
+    """An llmux with model `a` of `backend`, and model `b` that never comes up in time."""
+    journal = folder / "journal"
+    async with backend.serving() as (_, port):
+        models = {
+            "a": {"port": port, "wake": noting(journal), "sleep": noting(journal), "alive": "false"},
+            "b": {"port": port, "wake": noting(journal, "exec sleep 600"), "sleep": noting(journal), "alive": "false"},
+        }
+        path = await write(folder / "config.json", {"models": models, "alive_interval_secs": 0, **config})
+        async with llmux_process("-c", str(path), "-p", "0") as server:
+            yield server
+
+
+async def test_59_sigterm_when_idle(tmp_path: Path) -> None:
+    async with one_model(tmp_path, SimulatedBackend("a")) as server:
+        assert await server.stop(signal.SIGTERM) == 0
+
+
+async def test_59_sigterm_lets_a_stream_finish_and_refuses_what_is_new(tmp_path: Path) -> None:
+    backend = SimulatedBackend("a", tokens=30, tokens_per_second=40)
+    async with one_model(tmp_path, backend) as server, client_of(server) as client:
+        body = chat_body("a", stream=True)
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            chunks = response.aiter_lines()
+            await anext(chunks)
+            server.process.send_signal(signal.SIGTERM)
+            await server.wait_for("stopping")
+            with pytest.raises(httpx.ConnectError):
+                async with httpx.AsyncClient() as newcomer:
+                    await newcomer.get(f"{server.url}/health")
+            rest = [line async for line in chunks if line]
+        assert rest[-1] == "data: [DONE]"
+        assert await asyncio.wait_for(server.process.wait(), DEADLINE) == 0
+    assert await lines(tmp_path / "journal") == ["wake a"]
+
+
+async def test_59_sigterm_while_draining_refuses_those_who_wait(tmp_path: Path) -> None:
+    backend = SimulatedBackend("a", tokens=30, tokens_per_second=40)
+    async with one_model(tmp_path, backend) as server, client_of(server) as client:
+        body = chat_body("a", stream=True)
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            chunks = response.aiter_lines()
+            await anext(chunks)
+            waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("b")))
+            await server.wait_for("switch_started", 2)
+            server.process.send_signal(signal.SIGTERM)
+            refused = await waiting
+            rest = [line async for line in chunks if line]
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "shutting_down"
+        assert rest[-1] == "data: [DONE]"
+        assert await asyncio.wait_for(server.process.wait(), DEADLINE) == 0
+
+
+async def test_59_sigterm_while_waking_ends_the_hook_within_the_grace(tmp_path: Path) -> None:
+    async with (
+        one_model(tmp_path, SimulatedBackend("a"), shutdown_grace_secs=0.2) as server,
+        client_of(server) as client,
+    ):
+        waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("b")))
+        await server.wait_for("switch_started")
+        assert await server.stop(signal.SIGTERM) == 0
+        assert (await waiting).status_code == 503
+        assert not processes_with(b"LLMUX_MODEL=b", parent=server.process.pid)
+
+
+async def test_59_on_exit_sleep(tmp_path: Path) -> None:
+    async with one_model(tmp_path, SimulatedBackend("a"), on_exit="sleep") as server, client_of(server) as client:
+        assert (await client.post("/v1/chat/completions", json=chat_body("a"))).status_code == 200
+        assert await server.stop(signal.SIGTERM) == 0
+    assert await lines(tmp_path / "journal") == ["wake a", "sleep a"]
+
+
+async def test_60_a_second_signal_ends_at_once_and_leaves_no_hook_behind(tmp_path: Path) -> None:
+    async with one_model(tmp_path, SimulatedBackend("a"), shutdown_grace_secs=600) as server:
+        async with client_of(server) as client:
+            waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("b")))
+            await server.wait_for("switch_started")
+            server.process.send_signal(signal.SIGTERM)
+            await server.wait_for("stopping")
+            assert await server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+            with contextlib.suppress(httpx.HTTPError):
+                await waiting
+        assert not processes_with(b"LLMUX_MODEL=b", parent=server.process.pid)
+
+
+def processes_with(marker: bytes, parent: int) -> list[int]:
+    """Processes whose environment has `marker`, from hooks of this test's llmux. Linux only."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("looks into /proc")
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb") as file:
+                if marker in file.read().split(b"\0"):
+                    found.append(int(entry))
+    return found
+
+
+# --- crashes --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def real_processes(folder: Path, ports: tuple[int, int], **config: Any) -> AsyncIterator[Path]:
+    """A configuration whose models are processes that its hooks start and stop; they are stopped at the end."""
+    journal = folder / "journal"
+    hooks = {
+        name: backend_hooks(name, port=port, directory=folder, tokens_per_second=500)
+        for name, port in zip("ab", ports, strict=True)
+    }
+    models = {
+        name: {
+            "port": port,
+            "wake": f"{noting(journal)}\n{hooks[name].wake}",
+            "sleep": f"{noting(journal)}\n{hooks[name].sleep}",
+            "alive": hooks[name].alive,
+        }
+        for name, port in zip("ab", ports, strict=True)
+    }
+    try:
+        yield await write(folder / "config.json", {"models": models, **config})
+    finally:
+        for hook in hooks.values():
+            await asyncio.to_thread(subprocess.run, ["/bin/sh", "-c", hook.sleep], check=True)
+
+
+@pytest.fixture
+def two_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+async def test_62_after_kill_and_restart_the_holder_is_found_before_anybody_is_woken(
+    tmp_path: Path, two_ports: tuple[int, int]
+) -> None:
+    async with real_processes(tmp_path, two_ports) as config:
+        async with llmux_process("-c", str(config), "-p", "0") as server, client_of(server) as client:
+            assert (await client.post("/v1/chat/completions", json=chat_body("a"))).status_code == 200
+            await server.stop(signal.SIGKILL)
+        async with llmux_process("-c", str(config), "-p", "0") as server, client_of(server) as client:
+            answer = await client.post("/v1/chat/completions", json=chat_body("b"))
+            assert answer.json()["model"] == "b"
+        assert await lines(tmp_path / "journal") == ["wake a", "sleep a", "wake b"]
+
+
+async def test_34_a_killed_backend_is_noticed_and_woken_again(tmp_path: Path, two_ports: tuple[int, int]) -> None:
+    async with (
+        real_processes(tmp_path, two_ports) as config,
+        llmux_process("-c", str(config), "-p", "0") as server,
+        client_of(server) as client,
+    ):
+        assert (await client.post("/v1/chat/completions", json=chat_body("a"))).status_code == 200
+        pid = int(await asyncio.to_thread((tmp_path / "a.pid").read_text))
+        os.kill(pid, signal.SIGKILL)
+        lost = await client.post("/v1/chat/completions", json=chat_body("a"))
+        assert lost.status_code == 502
+        await server.wait_for("model_died")
+        again = await client.post("/v1/chat/completions", json=chat_body("a"))
+        assert again.status_code == 200
+        assert await lines(tmp_path / "journal") == ["wake a", "wake a"]
+
+
+# --- failures as clients see them -------------------------------------------------------------------------------------
+
+
+async def test_37_a_failed_wake_is_503_with_a_time_to_come_back(tmp_path: Path) -> None:
+    models = {"a": {"port": 9, "wake": "echo secret >&2; exit 3", "sleep": "true", "alive": "false"}}
+    config = await write(tmp_path / "config.json", {"models": models})
+    async with llmux_process("-c", str(config), "-p", "0") as server, client_of(server) as client:
+        response = await client.post("/v1/chat/completions", json=chat_body("a"))
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) >= 1
+        error = response.json()["error"]
+        assert error["code"] == "hook_failed"
+        assert "exit code 3" in error["message"]
+        assert "secret" not in response.text
+        failed = await server.wait_for("hook_failed")
+        assert failed["exit_code"] == 3
+        assert "secret" in failed["stderr"]
+
+
+async def test_38_a_hanging_wake_is_ended_by_force(tmp_path: Path) -> None:
+    wake = "trap '' TERM; while :; do sleep 0.1; done"
+    models = {"a": {"port": 9, "wake": wake, "sleep": "true", "alive": "false"}}
+    config = await write(tmp_path / "config.json", {"models": models, "hook_timeout_secs": {"wake": 0.2}})
+    async with llmux_process("-c", str(config), "-p", "0") as server, client_of(server) as client:
+        response = await client.post("/v1/chat/completions", json=chat_body("a"))
+        assert response.status_code == 503
+        assert "still running after 0.2 s" in response.json()["error"]["message"]
+
+
+async def test_44_a_device_whose_owner_is_unknown_is_never_given_away(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    alive = f"test ! -e {tmp_path}/dead"
+    async with SimulatedBackend("a").serving() as (_, port):
+        models = {
+            "a": {"port": port, "wake": noting(journal), "sleep": f"touch {tmp_path}/dead; exit 1", "alive": alive},
+            "b": {"port": port, "wake": noting(journal), "sleep": "true", "alive": "false"},
+        }
+        config = await write(tmp_path / "config.json", {"models": models})
+        async with llmux_process("-c", str(config), "-p", "0") as server, client_of(server) as client:
+            assert (await client.post("/v1/chat/completions", json=chat_body("a"))).status_code == 200
+            refused = await client.post("/v1/chat/completions", json=chat_body("b"))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "hook_failed")
+            later = await client.post("/v1/chat/completions", json=chat_body("b"))
+            assert (later.status_code, later.json()["error"]["code"]) == (503, "device_lost")
+            ready = await client.get("/ready")
+            assert ready.status_code == 503
+            assert 'llmux_device_lost{device="default"} 1' in (await client.get("/metrics")).text
+            assert (await client.get("/health")).status_code == 200
+    assert await lines(journal) == ["wake a"]
+
+
+async def test_67_ten_thousand_unknown_models_make_no_series(tmp_path: Path) -> None:
+    models = {"a": {"port": 9, "wake": "true", "sleep": "true", "alive": "false"}}
+    config = await write(tmp_path / "config.json", {"models": models})
+    async with llmux_process("-c", str(config), "-p", "0") as server, client_of(server) as client:
+        before = (await client.get("/metrics")).text.count("\n")
+        for start in range(0, 10_000, 50):
+            names = (f"no-{number}" for number in range(start, start + 50))
+            answers = await asyncio.gather(*(client.post("/v1/completions", json=chat_body(name)) for name in names))
+            assert {answer.status_code for answer in answers} == {404}
+        metrics = (await client.get("/metrics")).text
+        assert "no-" not in metrics
+        assert metrics.count("\n") - before < 10

@@ -1,0 +1,225 @@
+"""Deadlines and cancelling: nothing that a hook started outlives its end by force, or it is told who does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from llmux.hooks import run as run_module
+from llmux.hooks import survivors
+from llmux.messages import Outcome
+from tests.hooks.conftest import Shop, alive, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_hook_past_its_deadline_gets_sigterm(shop: Shop, tmp_path: Path) -> None:
+    shop.new_runner(grace=60)
+    result = await shop.run("trap 'echo told; exit 9' TERM; while :; do sleep 0.01; done", timeout=0.2)
+    assert (result.outcome, result.exit_code, result.survivors) == (Outcome.TIMEOUT, 9, ())
+    assert result.detail == "still running after 0.2 s, so it was ended by force"
+    assert "told" in result.output
+    assert result.duration >= 0.2
+
+
+async def test_a_hook_that_ignores_sigterm_is_killed_after_the_grace(shop: Shop) -> None:
+    """FAULTS rows 38 and 42."""
+    result = await shop.run("trap '' TERM; while :; do sleep 0.05; done", timeout=0.1)
+    assert (result.outcome, result.exit_code, result.survivors) == (Outcome.TIMEOUT, -signal.SIGKILL, ())
+    assert result.duration >= 0.1 + 0.2
+
+
+async def test_the_whole_group_is_ended(shop: Shop, tmp_path: Path) -> None:
+    """FAULTS row 40."""
+    _, ended = shop.start(
+        "sleep 300 & echo $! > polite; (trap '' TERM; exec sleep 300) & echo $! > deaf; wait",
+        cwd=tmp_path,
+        timeout=0.5,
+    )
+    polite, deaf = await shop.pid_from(tmp_path / "polite"), await shop.pid_from(tmp_path / "deaf")
+    result = await ended
+    assert (result.outcome, result.survivors) == (Outcome.TIMEOUT, ())
+    assert not alive(polite)
+    assert not alive(deaf)
+
+
+async def test_children_have_the_grace_even_if_the_leader_goes_at_once(shop: Shop, tmp_path: Path) -> None:
+    shop.new_runner(grace=60)
+    child = "trap 'sleep 0.3; touch freed; exit' TERM; touch ready; while :; do sleep 0.01; done"
+    run_id, ended = shop.start(f"({child}) & wait", cwd=tmp_path)
+    await until((tmp_path / "ready").exists)
+    shop.runner.cancel(run_id)
+    result = await ended
+    assert (result.outcome, result.exit_code) == (Outcome.CANCELLED, -signal.SIGTERM)
+    assert (tmp_path / "freed").exists()
+
+
+async def test_who_left_the_session_is_reported_and_left_alone(shop: Shop, tmp_path: Path) -> None:
+    """FAULTS row 40: a daemon made by setsid is for the sleep hook to end."""
+    _, ended = shop.start("setsid sh -c 'echo $$ > pid; exec sleep 300' & wait; sleep 300", cwd=tmp_path, timeout=0.5)
+    pid = await shop.pid_from(tmp_path / "pid")
+    result = await ended
+    assert (result.outcome, result.survivors) == (Outcome.TIMEOUT, (pid,))
+    assert result.detail.endswith(f"; still alive: {pid}")
+    assert alive(pid)
+
+
+async def test_who_left_only_the_group_is_killed(shop: Shop, tmp_path: Path) -> None:
+    """A shell with job control puts each job into a group of its own."""
+    program = "import os, time; os.setpgid(0, 0); print(os.getpid(), flush=True); time.sleep(300)"
+    run_id, ended = shop.start(f"{sys.executable} -c '{program}' > pid & wait", cwd=tmp_path)
+    pid = await shop.pid_from(tmp_path / "pid")
+    assert os.getpgid(pid) == pid
+    shop.runner.cancel(run_id)
+    result = await ended
+    assert (result.outcome, result.survivors) == (Outcome.CANCELLED, ())
+    assert not alive(pid)
+
+
+async def test_what_an_ended_hook_left_behind_lives_on(shop: Shop, tmp_path: Path) -> None:
+    """Starting a daemon is what a wake hook is for; not even the second SIGTERM of llmux ends it."""
+    for end in ("true", "exit 4"):
+        (tmp_path / "pid").unlink(missing_ok=True)
+        run_id, ended = shop.start(f"sleep 300 & echo $! > pid; {end}", cwd=tmp_path, timeout=5)
+        assert (await ended).outcome in (Outcome.OK, Outcome.FAILED)
+        pid = await shop.pid_from(tmp_path / "pid")
+        shop.runner.cancel(run_id)
+        shop.runner.kill_all()
+        await shop.run("true")
+        assert alive(pid)
+
+
+async def test_no_deadline(shop: Shop) -> None:
+    assert (await shop.run("sleep 0.3", timeout=None)).outcome is Outcome.OK
+
+
+async def test_an_exit_in_time_counts_even_if_the_loop_was_stalled(shop: Shop, tmp_path: Path) -> None:
+    _, by_deadline = shop.start("sleep 300 & echo $! > pid", cwd=tmp_path, timeout=0.5)
+    cancelled, by_cancel = shop.start("true")
+    killed, by_kill = shop.start("true")
+    time.sleep(1)  # noqa: ASYNC251 - the stall
+    shop.runner.cancel(cancelled)
+    shop.runner.kill_all()
+    for ended in (by_deadline, by_cancel, by_kill):
+        assert (await ended).outcome is Outcome.OK
+    assert killed != cancelled
+    assert alive(await shop.pid_from(tmp_path / "pid"))
+
+
+async def test_cancel(shop: Shop) -> None:
+    run_id, ended = shop.start("sleep 300")
+    shop.runner.cancel(run_id)
+    shop.runner.cancel(run_id)
+    assert not ended.done()
+    result = await ended
+    assert (result.outcome, result.exit_code, result.detail) == (Outcome.CANCELLED, -signal.SIGTERM, "cancelled")
+    shop.runner.cancel(run_id)
+    shop.runner.cancel(999_999_999)
+
+
+async def test_a_second_cancel_does_not_prolong_the_grace(shop: Shop) -> None:
+    run_id, ended = shop.start("trap '' TERM; while :; do sleep 0.02; done")
+    shop.runner.cancel(run_id)
+    while not ended.done():
+        shop.runner.cancel(run_id)
+        await asyncio.sleep(0.05)
+    assert (await ended).exit_code in (-signal.SIGKILL, -signal.SIGTERM)
+
+
+async def test_cancelling_a_hook_that_is_past_its_deadline_changes_nothing(shop: Shop, tmp_path: Path) -> None:
+    shop.new_runner(grace=60)
+    script = "trap 'touch told; sleep 0.2; exit' TERM; while :; do sleep 0.01; done"
+    run_id, ended = shop.start(script, cwd=tmp_path, timeout=0.3)
+    await until((tmp_path / "told").exists)
+    shop.runner.cancel(run_id)
+    assert (await ended).outcome is Outcome.TIMEOUT
+
+
+async def test_a_cancelled_hook_that_exits_0_was_still_cancelled(shop: Shop, tmp_path: Path) -> None:
+    run_id, ended = shop.start("trap 'exit 0' TERM; touch ready; while :; do sleep 0.01; done", cwd=tmp_path)
+    await until((tmp_path / "ready").exists)
+    shop.runner.cancel(run_id)
+    result = await ended
+    assert (result.outcome, result.exit_code) == (Outcome.CANCELLED, 0)
+
+
+async def test_kill_all_waits_for_no_grace(shop: Shop, tmp_path: Path) -> None:
+    """FAULTS row 60."""
+    shop.new_runner(grace=3600)
+    ends = []
+    for number in range(3):
+        script = f"trap '' TERM; sleep 300 & echo $! > pid{number}; while :; do sleep 0.05; done"
+        ends.append(shop.start(script, cwd=tmp_path))
+    children = [await shop.pid_from(tmp_path / f"pid{number}") for number in range(3)]
+    shop.runner.cancel(ends[0][0])
+    assert shop.runner.running == 3
+    shop.runner.kill_all()
+    for _, ended in ends:
+        result = await ended
+        assert (result.outcome, result.exit_code, result.survivors) == (Outcome.CANCELLED, -signal.SIGKILL, ())
+    assert not any(map(alive, children))
+    await shop.runner.wait_closed()
+
+
+async def test_a_stopped_hook_is_killed(shop: Shop) -> None:
+    result = await shop.run("kill -STOP $$; sleep 300", timeout=0.1)
+    assert (result.outcome, result.exit_code) == (Outcome.TIMEOUT, -signal.SIGKILL)
+
+
+async def test_a_leader_that_even_sigkill_does_not_end_is_given_up_on(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a driver holds it in the kernel, played by signals that do not arrive."""
+    monkeypatch.setattr(run_module, "KILL_WAIT", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(survivors, "KILL_PATIENCE", 0.05)
+        patch.setattr(os, "killpg", lambda pid, number: None)
+        patch.setattr(os, "kill", lambda pid, number: None)
+        result = await shop.run("echo $$; exec sleep 300", timeout=0.2)
+    pid = int(result.output)
+    shop.leftovers.append(pid)
+    assert (result.outcome, result.exit_code, result.survivors) == (Outcome.TIMEOUT, None, (pid,))
+    assert (shop.runner.running, shop.runner.background) == (0, 1)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: shop.runner.background == 0)  # it was reaped, after all
+    assert not alive(pid)
+
+
+async def test_a_search_for_survivors_that_hangs_is_not_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def hang(session: int, marker: str, patience: float) -> tuple[int, ...]:
+        release.wait(60)
+        return (1,)
+
+    monkeypatch.setattr(run_module, "KILL_WAIT", 0.1)
+    monkeypatch.setattr(run_module, "sweep", hang)
+    try:
+        result = await shop.run("sleep 300", timeout=0.05)
+    finally:
+        release.set()
+    assert (result.outcome, result.survivors) == (Outcome.TIMEOUT, ())
+
+
+async def test_without_proc_the_group_is_what_can_be_ended(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survivors, "PROC", tmp_path)
+    run_id, ended = shop.start("trap '' TERM; sleep 300 & echo $! > pid; trap - TERM; wait", cwd=tmp_path)
+    pid = await shop.pid_from(tmp_path / "pid")
+    shop.runner.cancel(run_id)
+    assert (await ended).outcome is Outcome.CANCELLED
+    assert not alive(pid)
+
+
+async def test_wait_closed_waits_for_the_last_hook(shop: Shop) -> None:
+    _, ended = shop.start("sleep 0.2")
+    await shop.runner.wait_closed()
+    assert ended.done()

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from llmux.testing import Fault, SimulatedBackend
+from llmux.testing.backend import answer_text
+
+pytestmark = pytest.mark.anyio
+
+CHAT = "/v1/chat/completions"
+FAST = 1e6
+
+
+@asynccontextmanager
+async def client_of(backend: SimulatedBackend) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        backend.serving() as (host, port),
+        httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=20, trust_env=False) as client,
+    ):
+        yield client
+
+
+def question(model: str = "alpha", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "how are you"}], **more}
+
+
+async def events(response: httpx.Response) -> list[Any]:
+    lines = [line.removeprefix("data: ") async for line in response.aiter_lines() if line]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+async def test_a_chat_in_one_piece() -> None:
+    async with client_of(SimulatedBackend("alpha", tokens_per_second=FAST, tokens=7)) as client:
+        answer = (await client.post(CHAT, json=question())).json()
+    assert answer["model"] == "alpha"
+    assert answer["choices"][0] == {
+        "index": 0,
+        "message": {"role": "assistant", "content": "alpha heard: how are you 1 2"},
+        "finish_reason": "stop",
+    }
+    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+async def test_a_streamed_chat_comes_token_by_token_and_says_what_it_cost(limit: str) -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, tokens=9)
+    async with client_of(backend) as client:
+        asked = {**question(stream=True, stream_options={"include_usage": True}), limit: 4}
+        async with client.stream("POST", CHAT, json=asked) as response:
+            assert response.headers["content-type"] == "text/event-stream"
+            *chunks, usage = await events(response)
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant"}
+    pieces = [chunk["choices"][0]["delta"].get("content") for chunk in chunks[1:-1]]
+    assert pieces == ["alpha", " heard:", " how", " are"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 4
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert backend.requests[0].tokens_sent == 4
+
+
+async def test_plain_completions_streamed_and_whole() -> None:
+    async with client_of(SimulatedBackend("alpha", tokens_per_second=FAST, tokens=5)) as client:
+        asked = {"model": "alpha", "prompt": "one two"}
+        whole = (await client.post("/v1/completions", json=asked)).json()
+        async with client.stream("POST", "/v1/completions", json={**asked, "stream": True}) as response:
+            chunks = await events(response)
+    assert whole["object"] == "text_completion"
+    assert whole["choices"][0]["text"] == answer_text("alpha", "one two", 5) == "alpha heard: one two 1"
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["choices"][0]["text"]
+
+
+async def test_the_official_client_gets_along_with_it() -> None:
+    backend = SimulatedBackend(["alpha", "beta"], tokens_per_second=FAST, tokens=6)
+    async with backend.serving() as (host, port):  # noqa: SIM117  # the second needs the first one's port
+        async with openai.AsyncOpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=0) as client:
+            assert [model.id async for model in client.models.list()] == ["alpha", "beta"]
+            stream = await client.chat.completions.create(
+                model="beta", messages=[{"role": "user", "content": "hello"}], stream=True
+            )
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+            assert text == "beta heard: hello 1 2 3"
+            embedded = await client.embeddings.create(model="beta", input=["a", "b", "a"])
+            first, second, third = (item.embedding for item in embedded.data)
+            assert first == third != second
+            heard = await client.audio.transcriptions.create(model="beta", file=("speech.wav", b"\x00\xff" * 500))
+            assert heard.text == "beta heard 1000 bytes of speech.wav"
+    assert [record.model for record in backend.requests if record.model] == ["beta", "beta", "beta"]
+
+
+async def test_a_model_of_another_server_is_refused_only_by_the_strict() -> None:
+    async with client_of(SimulatedBackend("alpha", tokens_per_second=FAST, strict_model=True)) as client:
+        assert (await client.post(CHAT, json=question("beta"))).status_code == 404
+        assert (await client.post(CHAT, json=question("alpha"))).status_code == 200
+    async with client_of(SimulatedBackend("alpha", tokens_per_second=FAST)) as client:
+        assert (await client.post(CHAT, json=question("beta"))).json()["model"] == "beta"
+
+
+async def test_it_is_unavailable_while_it_loads() -> None:
+    backend = SimulatedBackend("alpha", load_secs=3600.0)
+    async with client_of(backend) as client:
+        assert (await client.get("/health")).status_code == 503
+        assert (await client.post(CHAT, json=question())).status_code == 503
+        assert backend.loading
+        assert [record.outcome for record in backend.requests] == ["failed"]
+    backend.load_secs = 0.0
+    async with client_of(backend) as client:
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_sleep_mode_is_like_that_of_vllm() -> None:
+    async with client_of(SimulatedBackend("alpha", tokens_per_second=FAST, sleep_mode=True)) as client:
+        assert (await client.post("/sleep?level=1")).status_code == 200
+        assert (await client.get("/is_sleeping")).json() == {"is_sleeping": True}
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.post(CHAT, json=question())).status_code == 503
+        assert (await client.post("/wake_up")).status_code == 200
+        assert (await client.post(CHAT, json=question())).status_code == 200
+    async with client_of(SimulatedBackend("alpha")) as client:
+        assert (await client.post("/sleep")).status_code == 404
+
+
+async def test_streams_share_the_batch_speed() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=1e9, batch_tokens_per_second=80.0, tokens=4)
+    async with client_of(backend) as client:
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(client.post(CHAT, json=question()) for _ in range(4)))
+        took = asyncio.get_running_loop().time() - began
+    assert backend.most_active == 4
+    assert backend.active == 0
+    assert took >= 16 / 80.0 / 2  # sixteen tokens at 80 a second; half of it, as they do not start at one moment
+
+
+async def test_the_last_requests_are_kept_as_they_came() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, record_last=2)
+    async with client_of(backend) as client:
+        for number in range(3):
+            body = json.dumps(question(n=number)).encode()
+            await client.post(f"{CHAT}?n={number}", content=body, headers={"X-Number": str(number)})
+        await client.get("/health")
+        shown = (await client.get("/_requests")).json()
+    assert [record.query for record in backend.requests] == ["n=1", "n=2"]
+    assert backend.requests[-1].body == body
+    assert backend.requests[-1].header("X-Number") == "2"
+    assert backend.requests[-1].header("x-absent") is None
+    assert backend.counts == {CHAT: 3, "/health": 1, "/_requests": 1}
+    assert [record["query"] for record in shown["requests"]] == ["n=1", "n=2"]
+
+
+async def test_a_client_that_leaves_in_mid_stream_is_noticed() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=20.0, tokens=100_000)
+    async with client_of(backend) as client:
+        async with client.stream("POST", CHAT, json=question(stream=True)):
+            await backend.wait_until(lambda: backend.requests[0].tokens_sent > 0)
+        await backend.wait_until(lambda: backend.requests[0].outcome == "disconnected")
+    assert backend.active == 0
+
+
+async def test_a_client_that_leaves_while_it_waits_for_a_whole_answer_is_noticed() -> None:
+    backend = SimulatedBackend("alpha", first_token_secs=3600.0)
+    async with client_of(backend) as client:
+        asking = asyncio.create_task(client.post(CHAT, json=question()))
+        await backend.wait_until(lambda: backend.active == 1)
+        asking.cancel()
+        await backend.wait_until(lambda: backend.requests[0].outcome == "disconnected")
+
+
+async def test_waiting_for_what_does_not_come_ends() -> None:
+    with pytest.raises(TimeoutError):
+        await SimulatedBackend().wait_until(lambda: False, timeout=0.01)
+
+
+async def test_a_scripted_status_lasts_for_as_many_requests_as_asked() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, faults=[Fault("status", status=500, count=2)])
+    async with client_of(backend) as client:
+        assert (await client.get("/v1/models")).status_code == 200
+        statuses = [(await client.post(CHAT, json=question())).status_code for _ in range(3)]
+    assert statuses == [500, 500, 200]
+    assert [record.outcome for record in backend.requests[1:]] == ["failed", "failed", "answered"]
+
+
+async def test_faults_are_scripted_over_http_too() -> None:
+    async with client_of(SimulatedBackend("alpha", tokens_per_second=FAST)) as client:
+        fault = {"kind": "status", "status": 418, "path": "/health"}
+        assert (await client.post("/_script", json=[fault, fault])).json() == {"faults_to_come": 2}
+        assert (await client.post(CHAT, json=question())).status_code == 200
+        statuses = [(await client.get("/health")).status_code for _ in range(3)]
+        assert statuses == [418, 418, 200]
+        assert (await client.post("/_script", json={"kind": "explode"})).status_code == 400
+        assert (await client.post("/_script", json={"kind": "die", "aftr": 3})).status_code == 400
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_dying_before_the_head(stream: bool) -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, faults=[Fault("die")])
+    async with client_of(backend) as client:
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            await client.post(CHAT, json=question(stream=stream))
+        assert (await client.post(CHAT, json=question())).status_code == 200
+    assert [record.outcome for record in backend.requests] == ["failed", "answered"]
+
+
+async def test_dying_in_mid_stream_is_not_a_clean_end() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, faults=[Fault("die", after=3)])
+    async with client_of(backend) as client, client.stream("POST", CHAT, json=question(stream=True)) as response:
+        assert response.status_code == 200
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            await response.aread()
+    assert backend.requests[0].tokens_sent == 3
+    assert backend.requests[0].outcome == "failed"
+
+
+async def test_dying_in_the_middle_of_a_body() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, faults=[Fault("die", after=3)])
+    async with client_of(backend) as client, client.stream("POST", CHAT, json=question()) as response:
+        assert int(response.headers["content-length"]) > 100
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            await response.aread()
+
+
+@pytest.mark.parametrize("after", [None, 2])
+async def test_hanging_lasts_until_the_client_leaves(after: int | None) -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, faults=[Fault("hang", after=after)])
+    async with client_of(backend) as client:
+        asking = asyncio.create_task(client.post(CHAT, json=question(stream=True)))
+        await backend.wait_until(lambda: len(backend.requests) == 1)
+        await backend.wait_until(lambda: backend.requests[0].tokens_sent == (after or 0))
+        assert not asking.done()
+        asking.cancel()
+        await backend.wait_until(lambda: backend.requests[0].outcome == "disconnected")
+
+
+async def test_malformed_answers_are_not_http() -> None:
+    backend = SimulatedBackend("alpha", faults=[Fault("malformed", delay_secs=0.01)])
+    async with client_of(backend) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post(CHAT, json=question())
+    assert backend.requests[0].outcome == "failed"
+
+
+async def test_slowness_is_only_late_and_recovery_forgets_what_was_to_come() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, faults=[Fault("slow", delay_secs=0.2)])
+    async with client_of(backend) as client:
+        began = asyncio.get_running_loop().time()
+        assert (await client.post(CHAT, json=question())).status_code == 200
+        assert asyncio.get_running_loop().time() - began >= 0.2
+        backend.fail(Fault("status", count=99))
+        backend.recover()
+        assert (await client.post(CHAT, json=question())).status_code == 200
+
+
+async def test_it_stops_at_once_with_streams_under_way() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=1.0, tokens=100_000)
+    async with backend.serving() as (host, port):
+        client = httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=20, trust_env=False)
+        stream = client.stream("POST", CHAT, json=question(stream=True))
+        response = await stream.__aenter__()
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+        await response.aread()
+    await client.aclose()
+    assert backend.active == 0
+
+
+async def test_a_taken_port_is_an_oserror() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
+        async with SimulatedBackend().serving(port=taken.getsockname()[1]):
+            pytest.fail("it listens on a port that is taken")
+
+
+async def test_idle_connections_are_closed_after_their_time() -> None:
+    async with SimulatedBackend("alpha", keep_alive_secs=0.05).serving() as (host, port):
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(20):
+            answer = await reader.read(-1)
+        assert answer.startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+def test_a_backend_needs_a_name_and_a_speed() -> None:
+    with pytest.raises(ValueError, match="speeds above 0"):
+        SimulatedBackend("alpha", tokens_per_second=0)
+    with pytest.raises(ValueError, match="needs a model"):
+        SimulatedBackend([])

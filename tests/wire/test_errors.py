@@ -1,0 +1,65 @@
+"""The error body: its shape, and what it does to hostile text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmux.errors import BadRequestError, ModelNotFoundError, NoModelError
+from llmux.wire.errors import MESSAGE_LIMIT, error_body, printable, sse_error
+
+
+def test_shape_of_an_unknown_model() -> None:
+    assert json.loads(error_body(ModelNotFoundError("gpt-9"))) == {
+        "error": {
+            "message": "Model not found: gpt-9",
+            "type": "llmux_error",
+            "param": "model",
+            "code": "model_not_found",
+        }
+    }
+
+
+def test_param_is_null_where_no_field_is_to_blame() -> None:
+    assert json.loads(error_body(BadRequestError("no")))["error"]["param"] is None
+
+
+def test_an_sse_error_is_one_event() -> None:
+    event = sse_error(NoModelError())
+    assert event.startswith(b"data: {")
+    assert event.endswith(b"}\n\n")
+    assert event.count(b"\n") == 2
+    assert json.loads(event.removeprefix(b"data: ")) == json.loads(error_body(NoModelError()))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("", ""),
+        ("Grüße, 模型 🦙", "Grüße, 模型 🦙"),
+        ("a\nb\r\x1b[31m", r"a\nb\r\x1b[31m"),
+        ("\x00\x7f\x9b", r"\x00\x7f\x9b"),
+        ("\u202eevil\u2028", r"\u202eevil\u2028"),
+        ("lone \ud800", r"lone \ud800"),
+    ],
+)
+def test_unprintable_characters_are_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_long_text_is_cut() -> None:
+    assert printable("x" * MESSAGE_LIMIT) == "x" * MESSAGE_LIMIT
+    cut = printable("x" * 10_000_000)
+    assert cut == "x" * (MESSAGE_LIMIT - 1) + "…"
+    assert printable("\n" * 30, 10) == r"\n\n\n\n\…"
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=())))
+def test_any_message_makes_one_short_printable_line(message: str) -> None:
+    shown = json.loads(error_body(ModelNotFoundError(message)))["error"]["message"]
+    assert shown.isprintable()
+    assert len(shown) <= MESSAGE_LIMIT
