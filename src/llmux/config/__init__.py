@@ -1,0 +1,24 @@
+"""The configuration: its data and defaults, the file reader that reports every fault at once, and the JSON schema.
+
+May import errors, messages and addresses only. Reads the configuration file and looks for the scripts that it names;
+runs nothing, binds nothing.
+"""
+
+from __future__ import annotations
+
+from llmux.config.model import Config, ModelConfig, PolicyConfig
+from llmux.config.schema import config_schema
+from llmux.config.sizes import format_size, parse_size
+from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
+
+__all__ = [
+    "Config",
+    "HookTimeouts",
+    "ModelConfig",
+    "ModelHookTimeouts",
+    "PolicyConfig",
+    "RelayTimeouts",
+    "config_schema",
+    "format_size",
+    "parse_size",
+]

@@ -1,0 +1,369 @@
+"""The configuration's data: what may be said, its defaults and units. The JSON schema is made from this file.
+
+Pydantic models, usable by keyword from Python and filled from a file by `llmux.config.loader`. Frozen. From Python, bad
+arguments raise pydantic's `ValidationError`; from a file, every fault becomes a line of one `llmux.errors.ConfigError`.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from llmux.addresses import BackendAddress
+from llmux.config.checks import Claim, did_you_mean, find_faults
+from llmux.config.fields import Aliases, Devices, Duration, Name, Needs, Script, Section, Size, without_default
+from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
+from llmux.messages import Hook
+
+FAULT = "llmux_fault"
+BUILT_IN_POLICIES = ("fifo",)
+POLICY_GROUP = "llmux.policies"
+_POLICY_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+class ModelConfig(Section):
+    """One model: where its backend listens, and the hooks that start, stop and check it.
+
+    A hook is a shell script, run as `sh -c <script>` in the folder of the configuration file, with `LLMUX_MODEL` and
+    `LLMUX_HOOK` in its environment. In YAML, a hook (like every text) may be any scalar: `alive: true` runs `true`.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["port"]}, {"required": ["url"]}],
+            "examples": [
+                {
+                    "port": 8001,
+                    "wake": "./scripts/wake-llama.sh",
+                    "sleep": "./scripts/sleep-llama.sh",
+                    "alive": "curl -sf http://localhost:8001/health",
+                }
+            ],
+        },
+    )
+
+    port: Annotated[StrictInt, Field(ge=1, le=65535)] | None = Field(
+        default=None,
+        description="Port on 127.0.0.1 at which the backend listens. Either this or `url` is required. Several models "
+        "may share a port (as with Ollama).",
+        examples=[8001],
+        json_schema_extra=without_default,
+    )
+    url: str | None = Field(
+        default=None,
+        description="Where the backend listens, if not on a port of 127.0.0.1: http://host:port, https://host, either "
+        "with a path that is put before every request's, or unix:/path/to/socket. Either this or `port` is required.",
+        examples=["http://10.0.0.7:8000", "https://gpu.example.org/llama", "unix:/run/llama.sock"],
+        validate_default=True,  # the validator below must see that it is missing
+        json_schema_extra=without_default,
+    )
+    wake: Script = Field(
+        description="Script that brings the model up. Exit 0 = ready to serve. It may be run when the model is up "
+        "already. Required.",
+        examples=["./scripts/wake-llama.sh"],
+    )
+    sleep: Script = Field(
+        description="Script that frees what the model holds. Exit 0 = its memory is free. Required.",
+        examples=["./scripts/sleep-llama.sh"],
+    )
+    alive: Script = Field(
+        description="Script that checks the model. Exit 0 = healthy. Required.",
+        examples=["curl -sf http://localhost:8001/health"],
+    )
+    aliases: Aliases = Field(
+        default=[],
+        description="Other names under which clients may ask for this model. Default: none.",
+        examples=[["gpt-4o-mini", "default"]],
+    )
+    needs: Needs | None = Field(
+        default=None,
+        description="Memory that the model takes while awake: `{gpu0: 10GiB}` takes it on each device named; `10GiB` "
+        "takes it on any one device that has room, and the hook finds its name in LLMUX_DEVICES; `{}` takes nothing. "
+        "Only with `devices`. Default: all of every device, so that the model is awake alone.",
+        examples=["10GiB", {"gpu0": "20GiB", "gpu1": "20GiB"}],
+    )
+    hook_timeout_secs: ModelHookTimeouts | None = Field(
+        default=None,
+        description="Seconds that this model's hooks may run, where that differs from the top level. "
+        "Default: as at the top level.",
+        examples=[{"wake": 1800}],
+    )
+    drain_timeout_secs: Duration | None = Field(
+        default=None,
+        description="Seconds that requests in flight may take to end before this model is put to sleep. null = no "
+        "limit. Default: as at the top level.",
+        examples=[60],
+        json_schema_extra=without_default,
+    )
+    send_model_as: Name | None = Field(
+        default=None,
+        description="Put this name in the place of the request's `model` before the backend sees it. null = the body "
+        "is relayed byte for byte. Default: null.",
+        examples=["meta-llama/Llama-3.1-8B-Instruct"],
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_address(cls, url: str | None, info: ValidationInfo) -> str | None:
+        port = info.data.get("port")
+        if url is None:
+            if port is None and "port" in info.data:
+                raise ValueError("is missing: a model needs a `port` or a `url`")
+            return None
+        if port is not None:
+            raise ValueError("must be left out: the model has a `port` already")
+        BackendAddress.parse(url)
+        return url
+
+    @property
+    def address(self) -> BackendAddress:
+        """Where the backend listens."""
+        return BackendAddress.local(self.port) if self.port is not None else BackendAddress.parse(self.url or "")
+
+    def script(self, hook: Hook) -> str:
+        """The script of one of the hooks."""
+        return {Hook.WAKE: self.wake, Hook.SLEEP: self.sleep, Hook.ALIVE: self.alive}[hook]
+
+
+def _policy_schema(schema: dict[str, Any]) -> None:
+    del schema["additionalProperties"]
+    schema["if"] = {"properties": {"name": {"enum": list(BUILT_IN_POLICIES)}}}
+    schema["then"] = {"propertyNames": {"enum": list(schema["properties"])}}
+
+
+class PolicyConfig(Section):
+    """When to switch, and to which model. Keys that are not listed here go to a policy that is not built in."""
+
+    model_config = ConfigDict(json_schema_extra=_policy_schema)
+
+    name: str = Field(
+        default="fifo",
+        description="The policy: `fifo` (the model whose oldest request waits longest is next), the name of an "
+        "installed entry point of the group llmux.policies, or package.module:Class. Default: fifo.",
+        examples=["fifo", "my_package.policies:MyPolicy"],
+    )
+    request_timeout_secs: Duration | None = Field(
+        default=None,
+        description="Longest time, in seconds, that a request waits for its model. null = no limit. Default: null.",
+        examples=[300],
+    )
+    drain_before_switch: StrictBool = Field(
+        default=True,
+        description="Let requests in flight end before their model is put to sleep. Default: true.",
+    )
+    min_active_secs: Duration = Field(
+        default=0.0,
+        description="Seconds that a model keeps serving, at least, before it may be put to sleep for another one. "
+        "Default: 0.",
+        examples=[5],
+    )
+    options: dict[str, Any] = Field(
+        default={},
+        description="Options of a policy that is not built in; its other keys are added to them. Default: none.",
+        examples=[{"weight": 2}],
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_options(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("name", "fifo") in BUILT_IN_POLICIES:
+            return data
+        options = data.get("options", {})
+        extra = {key: value for key, value in data.items() if key not in cls.model_fields}
+        if not extra or not isinstance(options, dict):
+            return data
+        return {key: data[key] for key in data if key not in extra} | {"options": options | extra}
+
+    @field_validator("name")
+    @classmethod
+    def _check_policy(cls, name: str) -> str:
+        if name in BUILT_IN_POLICIES or _POLICY_CLASS.fullmatch(name):
+            return name
+        known = [*BUILT_IN_POLICIES, *(entry.name for entry in entry_points(group=POLICY_GROUP))]
+        if name in known:
+            return name
+        raise ValueError(f"unknown policy {name!r}{did_you_mean(name, known)} (or name a package.module:Class)")
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if options and info.data.get("name") == "fifo":
+            raise ValueError("the policy fifo has no options")
+        return options
+
+
+class Config(Section):
+    """The whole configuration.
+
+    From Python, give the keys of the file as keyword arguments; `Config.from_file` reads a file. Every file of llmux
+    2.4.0 keeps its meaning, unknown keys aside: those were ignored, and are errors now.
+    """
+
+    model_config = ConfigDict(title="llmux configuration")
+
+    models: dict[Name, ModelConfig] = Field(
+        description="The models, by the name that clients use. A name may be any text without control characters; "
+        "in YAML also a number, which is taken as it is written. Required.",
+        examples=[
+            {
+                "llama": {
+                    "port": 8001,
+                    "wake": "./scripts/wake-llama.sh",
+                    "sleep": "./scripts/sleep-llama.sh",
+                    "alive": "curl -sf http://localhost:8001/health",
+                }
+            }
+        ],
+    )
+    policy: PolicyConfig = Field(
+        default=PolicyConfig(),
+        description="When to switch, and to which model. Default: first come, first served.",
+        examples=[{"request_timeout_secs": 300, "min_active_secs": 5}],
+    )
+    host: Annotated[str, Field(pattern=r"^[^\s/\[\]]+$")] = Field(
+        default="127.0.0.1",
+        description="Address to listen on. 0.0.0.0 or :: lets other machines in. Default: 127.0.0.1.",
+        examples=["127.0.0.1", "0.0.0.0", "::1"],  # noqa: S104  # an example, not the default
+    )
+    port: Annotated[StrictInt, Field(ge=0, le=65535)] = Field(
+        default=3000, description="Port to listen on. 0 = any free one. Default: 3000."
+    )
+    devices: Devices | None = Field(
+        default=None,
+        description="Memory of each device. Models whose `needs` fit together may be awake together. null = one model "
+        "is awake at a time. Default: null.",
+        examples=[{"gpu0": "24GiB", "gpu1": "24GiB"}],
+    )
+    hook_timeout_secs: HookTimeouts = Field(
+        default=HookTimeouts(),
+        description="Seconds that hooks may run before they are ended by force. null = no limit. "
+        "Default: wake 600, sleep 120, alive 10.",
+        examples=[{"wake": 1800}],
+    )
+    drain_timeout_secs: Duration | None = Field(
+        default=300.0,
+        description="Seconds that requests in flight may take to end before a switch cuts them off. null = no limit. "
+        "Default: 300.",
+        examples=[60, None],
+    )
+    alive_interval_secs: Duration = Field(
+        default=15.0,
+        description="Seconds between two runs of an awake model's alive hook. 0 = never. Default: 15.",
+    )
+    max_body_bytes: Size = Field(
+        default=100 * 2**20,
+        description="Largest request body, in bytes or as a size; a larger one is answered with 413. Default: 100MiB.",
+        examples=["100MiB", 1048576],
+    )
+    max_queue: Annotated[StrictInt, Field(ge=1)] = Field(
+        default=10_000,
+        description="Most requests that may wait for models at a time; one more is answered with 429. Default: 10000.",
+    )
+    shutdown_grace_secs: Duration = Field(
+        default=30.0,
+        description="Seconds that requests in flight may take to end once llmux is told to stop. Default: 30.",
+    )
+    on_exit: Literal["leave", "sleep"] = Field(
+        default="leave",
+        description="What becomes of awake models when llmux stops: `leave` them, or run their `sleep` hooks. "
+        "Default: leave.",
+    )
+    timeouts_secs: RelayTimeouts = Field(
+        default=RelayTimeouts(),
+        description="Deadlines of the relay between clients and backends, in seconds. null = no limit. Default: "
+        "keep_alive 75, head 15, body 120, connect 5, response 600, between_bytes 300, write 60.",
+        examples=[{"response": 1800, "between_bytes": None}],
+    )
+
+    _base_dir: Path | None = PrivateAttr(default=None)
+    _hook_dirs: dict[tuple[str, Hook], Path] = PrivateAttr(default_factory=dict)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Config:
+        claims = {name: Claim(model.aliases, model.needs) for name, model in self.models.items()}
+        faults = list(find_faults(claims, self.devices))
+        if faults:
+            raise ValidationError.from_exception_data(
+                "Config",
+                [
+                    InitErrorDetails(
+                        type=PydanticCustomError(FAULT, "{message}", {"message": message}), loc=place, input=None
+                    )
+                    for place, message in faults
+                ],
+            )
+        return self
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Config:
+        """Read a YAML (``.yaml``, ``.yml``) or JSON (any other name) file. Blocks; call it before the loop runs.
+
+        Raises:
+            ConfigError: with all faults of the file, each with its path and line.
+        """
+        from llmux.config.loader import load  # the loader makes a Config, so it cannot be imported above
+
+        return load(Path(path))
+
+    @property
+    def base_dir(self) -> Path | None:
+        """The folder of the configuration file; None for a configuration made in Python."""
+        return self._base_dir
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is legal in the file but probably not meant; one line each."""
+        return list(self._warnings)
+
+    def hook_cwd(self, model: str, hook: Hook) -> Path | None:
+        """The folder in which a hook runs: that of the configuration file, so that relative paths mean that folder.
+
+        None, for a configuration made in Python, is the folder in which llmux was started. So is the folder of a hook
+        that names a file which is there and not beside the configuration file, as 2.4.0 ran hooks there; `warnings`
+        has a line about each of those.
+        """
+        return self._hook_dirs.get((model, hook), self._base_dir)
+
+    def hook_timeout(self, model: str, hook: Hook) -> float | None:
+        """Seconds that a hook of `model` may run; None for no limit."""
+        own = self.models[model].hook_timeout_secs
+        source = own if own is not None and hook.value in own.model_fields_set else self.hook_timeout_secs
+        return {Hook.WAKE: source.wake, Hook.SLEEP: source.sleep, Hook.ALIVE: source.alive}[hook]
+
+    def drain_timeout(self, model: str) -> float | None:
+        """Seconds that requests in flight may take to end before `model` is put to sleep; None for no limit."""
+        own = self.models[model]
+        return own.drain_timeout_secs if "drain_timeout_secs" in own.model_fields_set else self.drain_timeout_secs
+
+    def names(self) -> dict[str, str]:
+        """From every model's name and alias to the model's name."""
+        table = {name: name for name in self.models}
+        table.update((alias, name) for name, model in self.models.items() for alias in model.aliases)
+        return table
+
+    def placements(self, model: str) -> tuple[dict[str, int], ...] | None:
+        """The ways to place `model`, each as bytes per device, in the order of the devices; None without `devices`."""
+        if self.devices is None:
+            return None
+        needs = self.models[model].needs
+        if needs is None:
+            return (dict(self.devices),)
+        if isinstance(needs, int):
+            return tuple({device: needs} for device, size in self.devices.items() if needs <= size)
+        return (dict(needs),)
