@@ -19,16 +19,10 @@ _SOON = 2.0
 
 def describe(result: HookEnded) -> str:
     """How a hook run failed, as the end of a sentence that begins with the hook."""
-    match result.outcome:
-        case Outcome.TIMEOUT:
-            how = f"ran into its deadline after {result.duration:.1f} s"
-        case Outcome.CANCELLED:
-            how = "was cancelled"
-        case Outcome.ERROR:
-            how = "could not be started"
-        case _:
-            how = f"failed (exit code {result.exit_code})"
-    return f"{how}: {result.detail}" if result.detail else how
+    if result.outcome is Outcome.CANCELLED:
+        return "was cancelled"
+    fallback = f"exit code {result.exit_code}" if result.outcome is Outcome.FAILED else result.outcome.value
+    return f"failed: {result.detail or fallback}"
 
 
 class Health:
