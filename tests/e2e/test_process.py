@@ -79,7 +79,7 @@ models:
   llama:
     port: 80001
     wake: {noting(journal)!r}
-    sleep: 7
+    sleep: [7]
     alive: "true"
     wke: x
 prot: 3000
@@ -257,7 +257,7 @@ async def real_processes(folder: Path, ports: tuple[int, int], **config: Any) ->
     """A configuration whose models are processes that its hooks start and stop; they are stopped at the end."""
     journal = folder / "journal"
     hooks = {
-        name: backend_hooks(name, port=port, directory=folder, tokens_per_second=500)
+        name: await asyncio.to_thread(backend_hooks, name, port=port, directory=folder, tokens_per_second=500)
         for name, port in zip("ab", ports, strict=True)
     }
     models = {
@@ -304,7 +304,7 @@ async def test_34_a_killed_backend_is_noticed_and_woken_again(tmp_path: Path, tw
         client_of(server) as client,
     ):
         assert (await client.post("/v1/chat/completions", json=chat_body("a"))).status_code == 200
-        pid = int(await asyncio.to_thread((tmp_path / "a.pid").read_text))
+        pid = int(await asyncio.to_thread((tmp_path / f"backend-{two_ports[0]}.pid").read_text))
         os.kill(pid, signal.SIGKILL)
         lost = await client.post("/v1/chat/completions", json=chat_body("a"))
         assert lost.status_code == 502
