@@ -1,12 +1,13 @@
 # Every target makes the virtual environment it needs; `make demo` and `make test` are all a newcomer has to know.
-# What is installed is pinned in constraints.txt, and comes as wheels: no compiler is needed.
+# What is installed is pinned in constraints.txt, and comes as wheels, so no compiler is needed; the one exception is in
+# pure Python and has no wheel.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --only-binary :all:
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test test-demo check lint types imports format bench clean
+.PHONY: demo test test-demo check lint types imports format clean refresh-constraints
 
 demo: $(VENV)/.demo
 	$(BIN)/llmux demo
@@ -33,6 +34,15 @@ imports: $(VENV)/.check
 format: $(VENV)/.check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The newest of everything that pyproject.toml and requirements-demo.txt allow.
+refresh-constraints:
+	rm -rf $(VENV)-newest && $(PYTHON) -m venv $(VENV)-newest && $(VENV)-newest/bin/pip install --quiet --upgrade pip setuptools
+	$(VENV)-newest/bin/pip install --quiet --editable . --group check hatchling editables
+	$(VENV)-newest/bin/pip install --quiet --no-deps --requirement requirements-demo.txt
+	{ echo '# What continuous integration and the make targets install. Made by `make refresh-constraints`.'; \
+	  $(VENV)-newest/bin/pip freeze --all --exclude-editable; } > constraints.txt
+	rm -rf $(VENV)-newest
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
