@@ -1,0 +1,116 @@
+"""A clock that moves only when told, for anything that takes its time from outside.
+
+Pure: a number and a heap. Touches no real clock and never sleeps.
+
+    >>> clock = VirtualClock()
+    >>> timer = clock.call_later(3600, lambda: print("an hour later"))
+    >>> clock.advance(3599)
+    >>> clock.advance(1)
+    an hour later
+    >>> clock.now
+    3600.0
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+
+
+class Timer:
+    """One appointment of a `VirtualClock`; `cancel()` may be called at any time, also after it fired."""
+
+    __slots__ = ("_callback", "_sequence", "when")
+
+    def __init__(self, when: float, sequence: int, callback: Callable[[], object]) -> None:
+        self.when = when
+        self._sequence = sequence
+        self._callback: Callable[[], object] | None = callback
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still going to fire."""
+        return self._callback is not None
+
+    def cancel(self) -> None:
+        """Never fire."""
+        self._callback = None
+
+    def _fire(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self.when, self._sequence) < (other.when, other._sequence)
+
+
+class VirtualClock:
+    """Time in float seconds, and what is to happen when. Appointments for one moment fire in the order they were made.
+
+    A callback may make further appointments, also for the present moment: they fire after those already made for it.
+    """
+
+    def __init__(self, now: float = 0.0) -> None:
+        self._now = now
+        self._heap: list[Timer] = []
+        self._sequence = 0
+
+    @property
+    def now(self) -> float:
+        """The present, in seconds."""
+        return self._now
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback` at time `when`; at the present moment if `when` is past. An infinite `when` never comes."""
+        if math.isnan(when):
+            raise ValueError("an appointment needs a time, not NaN")
+        self._sequence += 1
+        timer = Timer(max(when, self._now), self._sequence, callback)
+        if when != math.inf:
+            heapq.heappush(self._heap, timer)
+        return timer
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback` in `delay` seconds."""
+        return self.call_at(self._now + delay, callback)
+
+    def next_at(self) -> float | None:
+        """The time of the next appointment, or None."""
+        while self._heap and not self._heap[0].active:
+            heapq.heappop(self._heap)
+        return self._heap[0].when if self._heap else None
+
+    def step(self) -> bool:
+        """Go to the next appointment and keep it. False if there is none."""
+        when = self.next_at()
+        if when is None:
+            return False
+        self._now = when
+        heapq.heappop(self._heap)._fire()
+        return True
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass, keeping every appointment on the way."""
+        if not seconds >= 0:
+            raise ValueError(f"time does not go back: {seconds}")
+        self.advance_to(self._now + seconds)
+
+    def advance_to(self, when: float) -> None:
+        """Go to the time `when`, keeping every appointment up to and including it."""
+        while (coming := self.next_at()) is not None and coming <= when:
+            self.step()
+        self._now = max(self._now, when)
+
+    def run_until_idle(self, *, max_steps: int = 100_000) -> int:
+        """Keep appointments until none is left; returns how many there were.
+
+        Raises:
+            RuntimeError: after `max_steps` of them: something reschedules itself for ever (a periodic timer, say; use
+                `advance` then).
+        """
+        for steps in range(max_steps):
+            if not self.step():
+                return steps
+        raise RuntimeError(f"still busy after {max_steps} steps, at {self._now} s")
