@@ -10,8 +10,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
 
-import structlog
-
+from llmux import control, logs
 from llmux.config import Config
 from llmux.control.view import ModelEntry
 from llmux.core import IMPLICIT_DEVICE, Core, CoreSettings, ModelSpec
@@ -27,7 +26,7 @@ from llmux.telemetry import Telemetry
 #: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
 LAST_WORDS_SECS = 2.0
 
-log = structlog.stdlib.get_logger("llmux.app")
+log = logs.get_logger("llmux.app")
 
 
 def core_settings(config: Config) -> CoreSettings:
@@ -120,27 +119,25 @@ class App:
         Raises:
             OSError: the address cannot be bound; no hook has run then.
         """
-        # Not at the top: the control plane's libraries take longer to import than all the rest of llmux.
-        from llmux.control import build_control, control_server
-
-        if sockets is None:
-            await self._gateway.start(
-                host if host is not None else self.config.host, port if port is not None else self.config.port
-            )
-        else:
-            await self._gateway.start(sockets=sockets)
-        try:
-            control = build_control(_ControlView(self.config, self._driver), self._telemetry)
-            async with control_server(control) as address:
-                self._gateway.control = address
+        view = _ControlView(self.config, self._driver)
+        # The control plane first: whoever connects early must find it.
+        async with control.control_server(lambda: control.build_control(view, self._telemetry)) as address:
+            self._gateway.control = address
+            try:
+                if sockets is None:
+                    await self._gateway.start(
+                        host if host is not None else self.config.host, port if port is not None else self.config.port
+                    )
+                else:
+                    await self._gateway.start(sockets=sockets)
                 self._driver.start()
                 try:
                     yield self._gateway.addresses[0][:2]
                 finally:
                     await self.stop()
-        finally:
-            await self._gateway.close()
-            self._driver.close()
+            finally:
+                await self._gateway.close()
+                self._driver.close()
 
     async def stop(self) -> None:
         """Stop accepting, refuse what waits, let what is in flight end within ``shutdown_grace_secs``, see that no

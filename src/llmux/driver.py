@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
-import structlog
-
+from llmux import logs
 from llmux.core import IMPLICIT_DEVICE, Core
 from llmux.core.report import snapshot
 from llmux.errors import (
@@ -62,7 +61,7 @@ from llmux.messages import (
 from llmux.ports import Backends, Requester
 from llmux.snapshot import Snapshot
 
-log = structlog.stdlib.get_logger("llmux.driver")
+log = logs.get_logger("llmux.driver")
 
 Watcher = Callable[[float, Event | Effect], None]
 

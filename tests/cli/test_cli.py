@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -17,6 +18,9 @@ from typing import IO
 
 import httpx
 import pytest
+
+from llmux.cli.main import demo
+from llmux.demo import DemoOptions
 
 LLMUX = (sys.executable, "-c", "from llmux.cli import main; main()")
 DEADLINE = 30.0
@@ -57,7 +61,7 @@ class Server:
         self.process = process
         self._log = log
         self.lines: list[str] = []
-        self.url = re.findall(r"http://\S+:\d+", self.wait_for("listening on"))[0]
+        self.url = re.findall(r"http://[\w.]+:\d+", self.wait_for("listening"))[0]
 
     def wait_for(self, text: str) -> str:
         """The first line from here on that has `text` in it."""
@@ -128,6 +132,11 @@ def test_the_schema_is_json_and_knows_the_contracts_keys() -> None:
     result = llmux("schema")
     assert result.returncode == 0
     assert {"models", "policy", "port", "host"} <= set(json.loads(result.stdout)["properties"])
+
+
+def test_the_demos_defaults_are_those_of_its_options() -> None:
+    offered = {name: parameter.default for name, parameter in inspect.signature(demo).parameters.items()}
+    assert DemoOptions(dir=offered.pop("folder"), serve=offered.pop("stay"), **offered) == DemoOptions()
 
 
 @pytest.mark.parametrize(
@@ -249,7 +258,7 @@ def test_text_on_request_and_more_of_it(config: Path) -> None:
             json.loads(server.lines[0])
 
 
-def test_it_serves_without_stderr(config: Path, tmp_path: Path) -> None:
+def test_it_serves_without_stderr(config: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(

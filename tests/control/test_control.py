@@ -6,6 +6,9 @@ import asyncio
 import os
 import signal
 import stat
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,7 +55,7 @@ class View:
 @asynccontextmanager
 async def client_of(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
     async with (
-        control_server(app) as address,
+        control_server(lambda: app) as address,
         httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=address.unix_path), base_url="http://control"
         ) as client,
@@ -228,7 +231,7 @@ async def hello(request: Request) -> Response:
 
 
 async def test_the_socket_is_private_and_goes_away() -> None:
-    async with control_server(Starlette(routes=[Route("/", hello)])) as address:
+    async with control_server(lambda: Starlette(routes=[Route("/", hello)])) as address:
         path = Path(address.unix_path)
         assert stat.S_IMODE(os.stat(path.parent).st_mode) == 0o700
         assert stat.S_ISSOCK(os.stat(path).st_mode)
@@ -244,6 +247,43 @@ async def test_a_long_temporary_directory_is_no_obstacle(tmp_path: Path, monkeyp
     assert list(long.iterdir()) == []
 
 
+async def test_what_comes_before_the_application_is_loaded_waits_for_it() -> None:
+    connected = threading.Event()
+
+    def load() -> Starlette:
+        assert connected.wait(30)
+        return Starlette(routes=[Route("/", hello)])
+
+    async with control_server(load) as address:
+        reader, writer = await asyncio.open_unix_connection(address.unix_path)
+        writer.write(b"GET / HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n")
+        connected.set()
+        assert (await reader.read()).endswith(b"hello")
+        writer.close()
+
+
+async def test_leaving_while_the_application_loads() -> None:
+    async with asyncio.timeout(30):
+        async with control_server(Starlette):
+            pass
+
+
+async def test_an_application_that_cannot_be_loaded_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> Starlette:
+        raise ImportError("no starlette here")
+
+    async with control_server(broken) as address:
+        while True:
+            try:
+                _, writer = await asyncio.open_unix_connection(address.unix_path)
+            except ConnectionRefusedError:
+                break
+            writer.close()
+            await asyncio.sleep(0.01)
+    (record,) = caplog.records
+    assert "control_plane_failed" in record.getMessage()
+
+
 async def test_two_servers_in_one_process_do_not_meet(view: View) -> None:
     async with (
         client_of(build_control(view, Telemetry(["small"]))) as first,
@@ -255,7 +295,7 @@ async def test_two_servers_in_one_process_do_not_meet(view: View) -> None:
 
 async def test_signal_handlers_are_left_alone() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    async with control_server(Starlette()):
+    async with control_server(Starlette):
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -271,7 +311,7 @@ async def test_an_answer_that_never_ends_does_not_hold_up_the_stop() -> None:
         return Response()
 
     async with asyncio.timeout(30):
-        async with control_server(Starlette(routes=[Route("/", hang)])) as address:
+        async with control_server(lambda: Starlette(routes=[Route("/", hang)])) as address:
             _, writer = await asyncio.open_unix_connection(address.unix_path)
             writer.write(b"GET / HTTP/1.1\r\nHost: control\r\n\r\n")
             await began.wait()
@@ -286,3 +326,9 @@ def test_it_works_on_a_plain_asyncio_loop(view: View) -> None:
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         assert runner.run(main()) == 200
+
+
+def test_listening_does_not_wait_for_the_web_framework() -> None:
+    script = "import sys; from llmux.control import control_server; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], check=True, text=True, capture_output=True)
+    assert not {"starlette", "uvicorn", "anyio", "prometheus_client"} & set(result.stdout.split())

@@ -1,0 +1,208 @@
+"""``llmux``: its commands and options.
+
+Heavy imports are inside the commands: ``llmux --version`` and a refused configuration should not wait for what only
+serving needs.
+
+Exit status: 0 for success, 1 for a failure to start, 2 for a configuration or a command line that cannot be used.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+DEFAULT_CONFIG = Path("config.yaml")
+
+app = typer.Typer(
+    name="llmux",
+    help="One OpenAI-compatible endpoint, many models, too little GPU memory: llmux wakes the model that is asked for.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class LogFormat(enum.StrEnum):
+    AUTO = "auto"
+    TEXT = "text"
+    JSON = "json"
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="Configuration file, YAML or JSON.", show_default=str(DEFAULT_CONFIG), metavar="FILE"
+    ),
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option("--port", "-p", help="Port to listen on, in place of the configuration's.", min=0, max=65535),
+]
+HostOption = Annotated[
+    str | None, typer.Option("--host", help="Address to listen on, in place of the configuration's.", metavar="ADDRESS")
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Log more, and what hooks print.")]
+LogFormatOption = Annotated[
+    LogFormat | None,
+    typer.Option("--log-format", help="auto: text on a terminal, JSON lines otherwise.", show_default="auto"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """The options of serving, which may stand before or after ``serve``. None and False mean: not given."""
+
+    config: Path | None
+    port: int | None
+    host: str | None
+    verbose: bool
+    log_format: LogFormat | None
+
+    def or_else(self, other: ServeOptions) -> ServeOptions:
+        """These options, and those of `other` where nothing is given here."""
+        chosen = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            chosen[one.name] = getattr(other, one.name) if value is None or value is False else value
+        return ServeOptions(**chosen)
+
+    @property
+    def given(self) -> bool:
+        return self != ServeOptions(None, None, None, False, None)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from llmux.version import version
+
+        typer.echo(f"llmux {version()}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    config: ConfigOption = None,
+    port: PortOption = None,
+    host: HostOption = None,
+    verbose: VerboseOption = False,
+    log_format: LogFormatOption = None,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Without a command, llmux serves."""
+    context.obj = ServeOptions(config, port, host, verbose, log_format)
+    if context.invoked_subcommand is None:
+        _serve(context.obj)
+    elif context.invoked_subcommand != "serve" and context.obj.given:
+        context.fail(f"options of `{context.invoked_subcommand}` come after its name; those before it are for serving")
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    config: ConfigOption = None,
+    port: PortOption = None,
+    host: HostOption = None,
+    verbose: VerboseOption = False,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Serve the models of a configuration file, until SIGTERM or Ctrl-C. A second one ends at once."""
+    _serve(ServeOptions(config, port, host, verbose, log_format).or_else(context.obj))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration file, for editors and checks."""
+    import json
+
+    from llmux.config import config_schema
+
+    typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--dir", help="Where to put the files that it writes: configuration, hooks, logs.")
+    ] = Path("llmux-demo"),
+    stay: Annotated[
+        bool, typer.Option("--serve", metavar="", help="Stay up afterwards, for your own requests.")
+    ] = False,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", metavar="", help="Pretend to have models; needs no weights.")
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on.", show_default="3000, or any free one"),
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How many times each model is asked.")] = 3,
+) -> None:
+    """Watch two small real models take turns behind one endpoint, on this machine's CPU."""
+    from llmux.demo import DemoOptions, run_demo
+
+    raise typer.Exit(run_demo(DemoOptions(dir=folder, serve=stay, simulated=simulated, port=port, rounds=rounds)))
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def backend(context: typer.Context) -> None:
+    """Run a simulated OpenAI-like backend, for trying out hooks and configurations; `--help` lists its options."""
+    from llmux.testing.__main__ import main as run
+
+    try:
+        status = run(["backend", *context.args])
+    except OSError as error:
+        _fail(f"cannot start: {error}", status=1)
+    raise typer.Exit(status)
+
+
+def _serve(options: ServeOptions) -> None:
+    from llmux.config import Config
+    from llmux.errors import ConfigError
+
+    try:
+        config = Config.from_file(options.config or DEFAULT_CONFIG)
+
+        from llmux.serve import StartError, serve
+
+        try:
+            status = serve(
+                config,
+                host=options.host,
+                port=options.port,
+                log_level=logging.DEBUG if options.verbose else logging.INFO,
+                log_format=options.log_format or LogFormat.AUTO,
+            )
+        except StartError as error:
+            _fail(str(error), status=1)
+    except ConfigError as error:
+        _fail(str(error), status=2)
+    raise typer.Exit(status)
+
+
+def _fail(message: str, *, status: int) -> NoReturn:
+    typer.echo(f"llmux: {message}", err=True)
+    raise typer.Exit(status)
+
+
+def _fill_standard_streams() -> None:
+    """Open those of the streams 0 to 2 that llmux was started without, or the first sockets would take their place
+    and whoever writes to stderr would write to a client."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def main() -> None:
+    """What the ``llmux`` command runs. Always raises SystemExit."""
+    _fill_standard_streams()
+    app()

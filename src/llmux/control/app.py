@@ -1,0 +1,149 @@
+"""The web application of the control plane: the list of models, metrics, health and readiness.
+
+Every route is read-only and answers GET and HEAD. Whatever goes wrong is answered in the shape that OpenAI's clients
+read, through `llmux.wire.errors`. No route may run a hook or wake a model: probes must not cost a switch.
+"""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+from typing import ClassVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from llmux.control.view import ControlView
+from llmux.errors import LlmuxError, ModelNotFoundError, NoModelError
+from llmux.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot
+from llmux.telemetry import CONTENT_TYPE, Telemetry
+from llmux.version import version
+from llmux.wire.errors import error_body
+
+
+class MethodNotAllowedError(LlmuxError):
+    """The path is one of the control plane's, the method is not."""
+
+    status: ClassVar[int] = 405
+    code: ClassVar[str] = "method_not_allowed"
+
+
+class _Model(msgspec.Struct, frozen=True):
+    """As in OpenAI's API reference, "The model object". `created` is in seconds since 1970."""
+
+    id: str
+    created: int
+    object: str = "model"
+    owned_by: str = "llmux"
+
+
+class _ModelList(msgspec.Struct, frozen=True):
+    data: list[_Model]
+    object: str = "list"
+
+
+class _Health(msgspec.Struct, frozen=True):
+    version: str
+    status: str = "ok"
+
+
+class _Readiness(msgspec.Struct, frozen=True):
+    """`reasons` says why not, and is empty when `ready`. Ages are in seconds, memory is in bytes."""
+
+    ready: bool
+    reasons: list[str]
+    oldest_waiter_secs: float | None
+    last_event_secs: float
+    devices: tuple[DeviceSnapshot, ...]
+    models: tuple[ModelSnapshot, ...]
+
+
+class _Handlers:
+    def __init__(self, view: ControlView, telemetry: Telemetry) -> None:
+        self._view = view
+        self._telemetry = telemetry
+        self._started = int(time.time())
+
+    async def models(self, request: Request) -> Response:
+        names = sorted(entry.name for entry in self._view.models())
+        return _json(_ModelList([_Model(name, self._started) for name in names]))
+
+    async def model(self, request: Request) -> Response:
+        wanted: str = request.path_params["id"]
+        for entry in self._view.models():
+            if wanted == entry.name or wanted in entry.aliases:
+                return _json(_Model(entry.name, self._started))
+        raise ModelNotFoundError(wanted)
+
+    async def metrics(self, request: Request) -> Response:
+        # In a thread: writing thousands of series takes longer than streams on this loop should have to wait.
+        body = await run_in_threadpool(self._telemetry.render, self._view.snapshot())
+        return Response(body, media_type=CONTENT_TYPE)
+
+    async def health(self, request: Request) -> Response:
+        return _json(_Health(version()))
+
+    async def ready(self, request: Request) -> Response:
+        snapshot = self._view.snapshot()
+        readiness = _Readiness(
+            ready=snapshot.ready,
+            reasons=_reasons(snapshot),
+            oldest_waiter_secs=snapshot.oldest_waiter_age,
+            last_event_secs=snapshot.seconds_since_last_event,
+            devices=snapshot.devices,
+            models=snapshot.models,
+        )
+        return _json(readiness, HTTPStatus.OK if snapshot.ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def build_control(view: ControlView, telemetry: Telemetry) -> Starlette:
+    """The application. The `created` time of all models is the time of this call."""
+    handlers = _Handlers(view, telemetry)
+    routes = [
+        Route("/metrics", handlers.metrics),
+        Route("/health", handlers.health),
+        Route("/ready", handlers.ready),
+    ]
+    for prefix in ("/v1", ""):
+        routes.append(Route(f"{prefix}/models", handlers.models))
+        routes.append(Route(f"{prefix}/models/{{id:path}}", handlers.model))
+    app = Starlette(
+        routes=routes,
+        exception_handlers={LlmuxError: _refuse, HTTPException: _translate, Exception: _refuse},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _reasons(snapshot: Snapshot) -> list[str]:
+    reasons = ["stopping"] if snapshot.stopping else []
+    reasons += [f"device lost: {name}" for name in snapshot.lost_devices]
+    if snapshot.stalled:
+        reasons.append("requests wait and nothing is under way for them")
+    return reasons
+
+
+def _json(value: object, status: int = HTTPStatus.OK) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+async def _refuse(request: Request, exc: Exception) -> Response:
+    return _error(exc if isinstance(exc, LlmuxError) else LlmuxError("Internal error"))
+
+
+async def _translate(request: Request, exc: Exception) -> Response:
+    """Starlette's own refusals: the router knows the path but not the method, or does not know the path."""
+    if isinstance(exc, HTTPException) and exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response = _error(MethodNotAllowedError(f"{request.method} is not allowed for {request.url.path}"))
+        response.headers.update(exc.headers or {})
+        return response
+    return _error(NoModelError())
+
+
+def _error(error: LlmuxError) -> Response:
+    return Response(error_body(error), status_code=error.status, media_type="application/json")

@@ -1,0 +1,163 @@
+"""Serving as a process of its own: the log, the sockets, the event loop and the signals around an `llmux.app`.
+
+Binds before anything else can be observed, so that a second llmux on the same port ends without having run a hook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+
+import uvloop
+
+from llmux import logs
+from llmux.config import Config
+from llmux.errors import ConfigError
+from llmux.version import version
+
+BACKLOG = 1024
+"""Connections that the kernel holds for llmux until it accepts them."""
+
+KILL_SECS = 2.0
+"""How long the second signal may take to end everything, in seconds; then the process just exits."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+log = logs.get_logger("llmux.serve")
+
+
+class StartError(Exception):
+    """llmux cannot start; the message is one line for the operator. No hook has run."""
+
+
+def serve(
+    config: Config,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    log_level: int = logging.INFO,
+    log_format: str = "auto",
+) -> int:
+    """Serve until a signal; returns the exit status of the process. Owns the process: its log, loop and signals.
+
+    `host` and `port` override the configuration's. The first SIGTERM or SIGINT stops gracefully (status 0), a second
+    one at once (128 plus its number).
+
+    Raises:
+        StartError: the address cannot be bound, or a resource is missing.
+        ConfigError: the configuration names a policy that cannot be made.
+    """
+    sockets = bind(config.host if host is None else host, config.port if port is None else port)
+    logs.configure(log_level, log_format)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(config, sockets))
+    finally:
+        for sock in sockets:
+            sock.close()
+        logs.shutdown()
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets on all addresses of `host`; where `port` is 0, they share one that was free.
+
+    ``::`` also takes IPv4 connections. Blocks while it looks up the name.
+
+    Raises:
+        StartError: some address is in use, or `host` has none that this machine could listen on.
+    """
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            try:
+                sockets.append(_listen(family, kind, protocol, (address[0], port, *address[2:])))
+            except OSError as error:
+                # As where "localhost" has an IPv6 address but the machine has no IPv6.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error
+            else:
+                port = sockets[0].getsockname()[1]
+        if not sockets:
+            raise missing or OSError("it has no address")
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise StartError(f"cannot listen on {_netloc(host, port)}: {error.strerror or error}") from error
+    return sockets
+
+
+def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        sock.bind(address)
+        # At once: of two sockets that are only bound, both would believe that the port is theirs.
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+async def _serve(config: Config, sockets: Sequence[socket.socket]) -> int:
+    # After the binding, which should not have to wait until all of llmux is imported.
+    from llmux.app import build_app
+
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    for warning in config.warnings:
+        log.warning("config_warning", message=warning)
+    try:
+        app, _ = await build_app(config)
+    except ValueError as error:
+        raise ConfigError("configuration", [("policy", None, str(error))]) from error
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            address = await stack.enter_async_context(app.serving(sockets=sockets))
+        except OSError as error:
+            raise StartError(f"cannot start: {error}") from error
+        url = f"http://{_netloc(*address[:2])}"
+        log.info("listening", url=url, models=", ".join(config.models), version=version())
+        if any(sock.getsockname()[0] in ("0.0.0.0", "::") for sock in sockets):  # noqa: S104  looked for, not bound
+            log.warning("public_bind", message="whoever reaches this machine may use all models: there is no key")
+
+        log.info("stopping", signal=(await signals.get()).name, grace_secs=config.shutdown_grace_secs)
+        stopping = asyncio.create_task(app.stop())
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            again.cancel()
+            await stopping
+            log.info("stopped")
+            return 0
+
+        status = 128 + again.result()
+        log.warning("killed", signal=again.result().name)
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)  # a third one ends the process without our help
+        loop.call_later(KILL_SECS, _exit, status)
+        app.kill()
+        await stopping
+        return status
+
+
+def _exit(status: int) -> None:
+    logs.flush()
+    os._exit(status)
+
+
+def _netloc(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

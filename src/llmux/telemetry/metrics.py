@@ -1,0 +1,118 @@
+"""All metrics of one application: their names, labels, help texts and buckets.
+
+The first twelve are a contract: names and labels are those of llmux 2.4.0, whose summaries are histograms here, with
+the same ``_sum`` and ``_count``. Every label value comes from the configuration or from an enumeration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from llmux.messages import Hook, ModelState
+from llmux.snapshot import Snapshot
+from llmux.telemetry.series import Counters, Gauges, Histograms, Series
+from llmux.version import version
+
+SWITCH_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+REQUEST_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+ACTIVE_BOUNDS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0)
+
+
+class Metrics:
+    """The series that are counted as things happen. Times are in seconds."""
+
+    def __init__(self, models: Iterable[str]) -> None:
+        pair = ("from", "to")
+        self.switches = Counters("llmux_switch", "Switches of models that ended, by how they ended.", (*pair, "result"))
+        self.switch_seconds = Histograms(
+            "llmux_switch_duration_seconds",
+            "Wall time of successful switches: drain, sleep and wake.",
+            pair,
+            SWITCH_BOUNDS,
+        )
+        self.drain_seconds = Histograms(
+            "llmux_switch_drain_duration_seconds",
+            "Time that switches waited for requests in flight to end.",
+            pair,
+            SWITCH_BOUNDS,
+        )
+        self.active_seconds = Histograms(
+            "llmux_model_active_duration_seconds",
+            "Time from a model's waking up to the end of its being awake.",
+            ("model",),
+            ACTIVE_BOUNDS,
+        )
+        self.switch_cost = Gauges(
+            "llmux_switch_cost_ema_seconds", "Moving average of sleep plus wake time of a pair of models.", pair
+        )
+        self.queue_wait_seconds = Histograms(
+            "llmux_request_queue_wait_seconds",
+            "Time from a request's arrival to its being forwarded.",
+            ("model",),
+            REQUEST_BOUNDS,
+        )
+        self.requests = Counters("llmux_requests", "Requests answered, by status.", ("model", "status"))
+        self.request_seconds = Histograms(
+            "llmux_request_duration_seconds",
+            "Time from a request's arrival to the first byte of its answer.",
+            ("model", "status"),
+            REQUEST_BOUNDS,
+        )
+        self.hook_seconds = Histograms(
+            "llmux_hook_duration_seconds", "Run time of hooks.", ("model", "hook"), SWITCH_BOUNDS
+        )
+        self.hook_failures = Counters(
+            "llmux_hook_failures",
+            "Wake and sleep hooks that failed, and hooks of any kind that hung or could not be started.",
+            ("model", "hook"),
+        )
+        # Not in 2.4.0:
+        self.unmatched = Counters(
+            "llmux_unmatched_requests", "Requests answered that were for no configured model.", ("status",)
+        )
+        self.rejected = Counters(
+            "llmux_rejected_requests", "Requests that the scheduler refused, by reason.", ("model", "reason")
+        )
+        self.aborted = Counters("llmux_aborted_requests", "Requests in flight that were ended by force.", ("model",))
+        self.deaths = Counters("llmux_model_deaths", "Awake models found dead.", ("model",))
+        self.policy_faults = Counters("llmux_policy_faults", "Decisions of the policy that could not be used.")
+        self.policy_faults.increase(by=0)
+        for model in models:
+            self.queue_wait_seconds.of(model)
+            self.aborted.increase(model, by=0)
+            self.deaths.increase(model, by=0)
+            for hook in Hook:
+                self.hook_failures.increase(model, hook, by=0)
+
+    def series(self) -> Iterator[Series]:
+        """All of them."""
+        # The number of requests is the number of their durations: what is counted once cannot disagree.
+        durations = self.request_seconds.children.copy()
+        self.requests.values = {labels: sum(tuple(child.counts)) for labels, child in durations.items()}
+        yield from vars(self).values()
+
+
+def gauges(snapshot: Snapshot, log_dropped: int) -> Iterator[Series]:
+    """The series that are read off when scraped."""
+    depth = Gauges("llmux_request_queue_depth", "Requests that wait for their model now.", ("model",))
+    in_flight = Gauges("llmux_model_in_flight", "Requests that a model is serving now.", ("model",))
+    oldest = Gauges(
+        "llmux_oldest_waiter_seconds", "For how long the oldest waiting request has waited; 0 if none.", ("model",)
+    )
+    state = Gauges("llmux_model_state", "1 for the state that a model is in, 0 for the others.", ("model", "state"))
+    for model in snapshot.models:
+        depth.put(model.waiting, model.name)
+        in_flight.put(model.in_flight, model.name)
+        oldest.put(model.oldest_waiter_age or 0.0, model.name)
+        for one in ModelState:
+            state.put(one is model.state, model.name, one)
+    lost = Gauges("llmux_device_lost", "1 while nobody knows who holds the device's memory.", ("device",))
+    for device in snapshot.devices:
+        lost.put(device.lost, device.name)
+    stalled = Gauges("llmux_scheduler_stalled", "1 while requests wait and nothing under way will ever serve them.")
+    stalled.put(snapshot.stalled)
+    build = Gauges("llmux_build_info", "Always 1; the version is in the label.", ("version",))
+    build.put(1, version())
+    dropped = Counters("llmux_log_dropped", "Log lines that could not be written.")
+    dropped.increase(by=log_dropped)
+    yield from (depth, in_flight, oldest, state, lost, stalled, build, dropped)

@@ -1,0 +1,215 @@
+"""What happened, told to operators: the driver's facts and the gateway's requests become metrics and log events.
+
+May touch the metrics of its own application and the log, nothing else. It must never raise into those who tell it
+things, never wait, and never make a series for a name that a client made up. `request_done` and `queue_waited` are
+called for every request and do no more than a few look-ups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from llmux import logs
+from llmux.hooks import HookResult
+from llmux.messages import (
+    AbortRequests,
+    Effect,
+    Hook,
+    ModelDied,
+    ModelLeftAwake,
+    ModelState,
+    Outcome,
+    PolicyFault,
+    Refusal,
+    Reject,
+    SleepFailed,
+    StateChanged,
+    SwitchDrained,
+    SwitchEnded,
+    SwitchStarted,
+)
+from llmux.snapshot import Snapshot
+from llmux.telemetry.metrics import Metrics, gauges
+from llmux.telemetry.series import Histogram
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""The media type of what `Telemetry.render` gives."""
+
+IDLE = "idle"
+"""What 2.4.0 calls the absence of a model, in labels and log fields."""
+
+STDERR_LIMIT = 2000
+"""How much of the end of a failed hook's stderr is logged, in characters."""
+
+log = logs.get_logger("llmux")
+
+
+class Telemetry:
+    """The metrics of one application. Each application has its own; there may be several in one process.
+
+    `models` are all configured names. `request_timeout_secs` is only repeated in the log.
+    """
+
+    def __init__(self, models: Iterable[str], *, request_timeout_secs: float | None = None) -> None:
+        self._models = frozenset(models)
+        self._request_timeout_secs = request_timeout_secs
+        self._metrics = Metrics(sorted(self._models))
+        self._durations: dict[tuple[str | None, int], Histogram] = {}
+        self._waits = {model: self._metrics.queue_wait_seconds.of(model) for model in self._models}
+        self._facts: dict[type, Callable[[Any], None]] = {
+            Reject: self._rejected,
+            AbortRequests: self._requests_aborted,
+            StateChanged: self._state_changed,
+            SwitchStarted: self._switch_started,
+            SwitchDrained: self._switch_drained,
+            SwitchEnded: self._switch_ended,
+            ModelLeftAwake: self._left_awake,
+            SleepFailed: self._sleep_failed,
+            ModelDied: self._model_died,
+            PolicyFault: self._policy_fault,
+        }
+
+    # --- what the gateway tells ----------------------------------------------------------------------------------
+
+    def request_done(self, model: str | None, status: int, seconds_to_first_byte: float) -> None:
+        """A request was answered with `status`. `model` is None, or any name at all, if none was found for it."""
+        duration = self._durations.get((model, status))
+        if duration is not None:
+            duration.observe(seconds_to_first_byte)
+        elif model in self._models:
+            duration = self._metrics.request_seconds.of(model, _status(status))
+            self._durations[model, status] = duration
+            duration.observe(seconds_to_first_byte)
+        else:
+            self._metrics.unmatched.increase(_status(status))
+
+    def queue_waited(self, model: str, seconds: float) -> None:
+        """A request for `model`, a configured name, was granted `seconds` after it arrived."""
+        self._waits[model].observe(seconds)
+
+    # --- what the driver tells -----------------------------------------------------------------------------------
+
+    def fact(self, now: float, effect: Effect) -> None:
+        """Something happened in the core. Whatever is not worth telling about is ignored, so all effects may come.
+
+        `now` is what every listener of the driver is given; here the log has its own, wall-clock time.
+        """
+        tell = self._facts.get(type(effect))
+        if tell is not None:
+            tell(effect)
+
+    def hook_ended(self, model: str, hook: Hook, result: HookResult) -> None:
+        """A hook's run is over.
+
+        The alive hook's exit status is an answer, not a failure: it is not counted as one, and logged at debug.
+        """
+        self._metrics.hook_seconds.of(model, hook).observe(result.duration)
+        fields: dict[str, Any] = {"model": model, "hook": str(hook), "duration_secs": result.duration}
+        if result.outcome is Outcome.OK:
+            tell = log.debug if hook is Hook.ALIVE else log.info
+            tell("hook_completed", **fields)
+            return
+        if result.survivors:
+            fields["survivors"] = result.survivors
+        if result.outcome is Outcome.CANCELLED:
+            log.info("hook_cancelled", **fields)
+            return
+        fields["outcome"] = str(result.outcome)
+        fields["exit_code"] = -1 if result.exit_code is None else result.exit_code
+        fields["detail"] = result.detail
+        fields["stderr"] = result.stderr.strip()[-STDERR_LIMIT:]
+        if result.outcome is Outcome.FAILED and hook is Hook.ALIVE:
+            log.debug("hook_failed", **fields)
+        else:
+            self._metrics.hook_failures.increase(model, hook)
+            log.warning("hook_failed", **fields)
+
+    def hook_output(self, model: str, hook: Hook, line: str) -> None:
+        """A hook, or a daemon that it left behind, wrote a line to either of its outputs."""
+        log.debug("hook_output", model=model, hook=str(hook), line=line)
+
+    # --- what an operator reads ----------------------------------------------------------------------------------
+
+    def render(self, snapshot: Snapshot) -> bytes:
+        """All metrics in the Prometheus text format (`CONTENT_TYPE`); the gauges are those of `snapshot`.
+
+        Takes milliseconds where there are many models. It may run in a thread beside the loop that counts.
+        """
+        # The first scrape pays for prometheus-client's import (40 ms), not the start.
+        from llmux.telemetry.exposition import exposition
+
+        return exposition([*gauges(snapshot, logs.dropped()), *self._metrics.series()])
+
+    # --- facts ---------------------------------------------------------------------------------------------------
+
+    def _rejected(self, effect: Reject) -> None:
+        if effect.model in self._models:
+            self._metrics.rejected.increase(effect.model, effect.reason)
+        if effect.reason is Refusal.WAIT_TIMEOUT:
+            timeout = self._request_timeout_secs
+            log.warning(
+                "request_timeout", model=effect.model, timeout_secs=effect.waited if timeout is None else timeout
+            )
+        else:
+            log.debug("request_rejected", model=effect.model, reason=str(effect.reason), detail=effect.detail)
+
+    def _requests_aborted(self, effect: AbortRequests) -> None:
+        count = len(effect.request_ids)
+        self._metrics.aborted.increase(effect.model, by=count)
+        log.warning("requests_aborted", model=effect.model, count=count, reason=effect.reason)
+
+    def _state_changed(self, effect: StateChanged) -> None:
+        fields = {"model": effect.model, "from": str(effect.old), "to": str(effect.new), "cause": effect.cause}
+        if effect.new is ModelState.LOST:
+            log.error("model_lost", **fields)
+        else:
+            log.debug("state_changed", **fields)
+
+    def _switch_started(self, effect: SwitchStarted) -> None:
+        log.info("switch_started", **{"from": effect.from_model or IDLE, "to": effect.to_model})
+
+    def _switch_drained(self, effect: SwitchDrained) -> None:
+        self._metrics.drain_seconds.of(effect.from_model, effect.to_model).observe(effect.duration)
+
+    def _switch_ended(self, effect: SwitchEnded) -> None:
+        from_model = effect.from_model or IDLE
+        fields = {"model": effect.to_model, "from": from_model}
+        self._metrics.switches.increase(from_model, effect.to_model, effect.result)
+        match effect.result:
+            case "success":
+                self._metrics.switch_seconds.of(from_model, effect.to_model).observe(effect.duration)
+                if effect.cost is not None:
+                    self._metrics.switch_cost.put(effect.cost, from_model, effect.to_model)
+                log.info(
+                    "model_activated",
+                    **fields,
+                    duration_secs=effect.duration,
+                    sleep_secs=effect.sleep,
+                    wake_secs=effect.wake,
+                )
+            case "cancelled":
+                log.info("switch_cancelled", **fields, detail=effect.detail)
+            case _:
+                log.error("switch_failed", **fields, error=effect.detail)
+
+    def _left_awake(self, effect: ModelLeftAwake) -> None:
+        self._metrics.active_seconds.of(effect.model).observe(effect.duration)
+
+    def _sleep_failed(self, effect: SleepFailed) -> None:
+        log.error(
+            "sleep_hook_failed", model=effect.model, to=effect.to_model or IDLE, error=effect.detail, lost=effect.lost
+        )
+
+    def _model_died(self, effect: ModelDied) -> None:
+        self._metrics.deaths.increase(effect.model)
+        log.error("model_died", model=effect.model, error=effect.detail)
+
+    def _policy_fault(self, effect: PolicyFault) -> None:
+        self._metrics.policy_faults.increase()
+        log.error("policy_fault", policy=effect.policy, error=effect.detail)
+
+
+def _status(status: int) -> str:
+    """A backend may answer with any three digits; those that HTTP has no class for share one series."""
+    return str(status) if 100 <= status <= 599 else "other"
