@@ -22,30 +22,29 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_hook_past_its_deadline_gets_sigterm(shop: Shop, tmp_path: Path) -> None:
     shop.new_runner(grace=60)
-    result = await shop.run("trap 'echo told; exit 9' TERM; while :; do sleep 0.01; done", timeout=0.2)
+    result = await shop.run("trap 'echo told; exit 9' TERM; while :; do sleep 0.01; done", timeout=1.0)
     assert (result.outcome, result.exit_code, result.survivors) == (Outcome.TIMEOUT, 9, ())
-    assert result.detail == "still running after 0.2 s, so it was ended by force"
+    assert result.detail == "still running after 1 s, so it was ended by force"
     assert "told" in result.output
-    assert result.duration >= 0.2
+    assert result.duration >= 1.0
 
 
 async def test_a_hook_that_ignores_sigterm_is_killed_after_the_grace(shop: Shop) -> None:
     """FAULTS rows 38 and 42."""
-    result = await shop.run("trap '' TERM; while :; do sleep 0.05; done", timeout=0.1)
+    result = await shop.run("trap '' TERM; while :; do sleep 0.05; done", timeout=1.0)
     assert (result.outcome, result.exit_code, result.survivors) == (Outcome.TIMEOUT, -signal.SIGKILL, ())
-    assert result.duration >= 0.1 + 0.2
+    assert result.duration >= 1.0 + 0.2
 
 
 async def test_the_whole_group_is_ended(shop: Shop, tmp_path: Path) -> None:
     """FAULTS row 40."""
-    _, ended = shop.start(
-        "sleep 300 & echo $! > polite; (trap '' TERM; exec sleep 300) & echo $! > deaf; wait",
-        cwd=tmp_path,
-        timeout=0.5,
-    )
+    script = "sleep 300 & echo $! > polite; (trap '' TERM; touch ready; exec sleep 300) & echo $! > deaf; wait"
+    run_id, ended = shop.start(script, cwd=tmp_path)
     polite, deaf = await shop.pid_from(tmp_path / "polite"), await shop.pid_from(tmp_path / "deaf")
+    await until((tmp_path / "ready").exists)
+    shop.runner.cancel(run_id)
     result = await ended
-    assert (result.outcome, result.survivors) == (Outcome.TIMEOUT, ())
+    assert (result.outcome, result.survivors) == (Outcome.CANCELLED, ())
     assert not alive(polite)
     assert not alive(deaf)
 
@@ -63,7 +62,7 @@ async def test_children_have_the_grace_even_if_the_leader_goes_at_once(shop: Sho
 
 async def test_who_left_the_session_is_reported_and_left_alone(shop: Shop, tmp_path: Path) -> None:
     """FAULTS row 40: a daemon made by setsid is for the sleep hook to end."""
-    _, ended = shop.start("setsid sh -c 'echo $$ > pid; exec sleep 300' & wait; sleep 300", cwd=tmp_path, timeout=0.5)
+    _, ended = shop.start("setsid sh -c 'echo $$ > pid; exec sleep 300' & wait; sleep 300", cwd=tmp_path, timeout=1.5)
     pid = await shop.pid_from(tmp_path / "pid")
     result = await ended
     assert (result.outcome, result.survivors) == (Outcome.TIMEOUT, (pid,))
@@ -101,15 +100,16 @@ async def test_no_deadline(shop: Shop) -> None:
 
 
 async def test_an_exit_in_time_counts_even_if_the_loop_was_stalled(shop: Shop, tmp_path: Path) -> None:
-    _, by_deadline = shop.start("sleep 300 & echo $! > pid", cwd=tmp_path, timeout=0.5)
-    cancelled, by_cancel = shop.start("true")
-    killed, by_kill = shop.start("true")
-    time.sleep(1)  # noqa: ASYNC251 - the stall
+    _, by_deadline = shop.start("sleep 300 & echo $! > pid; touch 1", cwd=tmp_path, timeout=0.1)
+    cancelled, by_cancel = shop.start("touch 2", cwd=tmp_path)
+    _, by_kill = shop.start("touch 3", cwd=tmp_path)
+    while not all((tmp_path / str(number)).exists() for number in (1, 2, 3)):
+        time.sleep(0.01)  # noqa: ASYNC251 - the stall
+    time.sleep(0.5)  # noqa: ASYNC251
     shop.runner.cancel(cancelled)
     shop.runner.kill_all()
     for ended in (by_deadline, by_cancel, by_kill):
         assert (await ended).outcome is Outcome.OK
-    assert killed != cancelled
     assert alive(await shop.pid_from(tmp_path / "pid"))
 
 
@@ -136,7 +136,7 @@ async def test_a_second_cancel_does_not_prolong_the_grace(shop: Shop) -> None:
 async def test_cancelling_a_hook_that_is_past_its_deadline_changes_nothing(shop: Shop, tmp_path: Path) -> None:
     shop.new_runner(grace=60)
     script = "trap 'touch told; sleep 0.2; exit' TERM; while :; do sleep 0.01; done"
-    run_id, ended = shop.start(script, cwd=tmp_path, timeout=0.3)
+    run_id, ended = shop.start(script, cwd=tmp_path, timeout=1.0)
     await until((tmp_path / "told").exists)
     shop.runner.cancel(run_id)
     assert (await ended).outcome is Outcome.TIMEOUT
@@ -169,7 +169,7 @@ async def test_kill_all_waits_for_no_grace(shop: Shop, tmp_path: Path) -> None:
 
 
 async def test_a_stopped_hook_is_killed(shop: Shop) -> None:
-    result = await shop.run("kill -STOP $$; sleep 300", timeout=0.1)
+    result = await shop.run("kill -STOP $$; sleep 300", timeout=1.0)
     assert (result.outcome, result.exit_code) == (Outcome.TIMEOUT, -signal.SIGKILL)
 
 
@@ -182,7 +182,7 @@ async def test_a_leader_that_even_sigkill_does_not_end_is_given_up_on(
         patch.setattr(survivors, "KILL_PATIENCE", 0.05)
         patch.setattr(os, "killpg", lambda pid, number: None)
         patch.setattr(os, "kill", lambda pid, number: None)
-        result = await shop.run("echo $$; exec sleep 300", timeout=0.2)
+        result = await shop.run("echo $$; exec sleep 300", timeout=1.0)
     pid = int(result.output)
     shop.leftovers.append(pid)
     assert (result.outcome, result.exit_code, result.survivors) == (Outcome.TIMEOUT, None, (pid,))

@@ -75,19 +75,23 @@ async def test_standard_input_is_empty(shop: Shop) -> None:
     assert result.output == "/dev/null\n"
 
 
-async def test_a_hook_inherits_no_descriptors(shop: Shop, tmp_path: Path) -> None:
+async def test_a_hook_inherits_no_descriptors(shop: Shop) -> None:
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)  # as if llmux had been started with it
+    shop.new_runner()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
-    with (tmp_path / "file").open("w"):
+    transport, _ = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+    try:
         _, other = shop.start("sleep 0.2")
         result = await shop.run("ls /proc/$$/fd; true")
         await other
-    assert result.output.split() == ["0", "1", "2"]
-    transport.close()
-    server.close()
-    await server.wait_closed()
+        assert result.output.split() == ["0", "1", "2"]
+    finally:
+        transport.close()
+        server.close()
+        os.close(reader)
+        os.close(writer)
 
 
 async def test_a_hook_leads_a_session_of_its_own(shop: Shop) -> None:

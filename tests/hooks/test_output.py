@@ -87,7 +87,7 @@ async def test_a_flood_is_bounded_and_starves_nobody(shop: Shop) -> None:
 async def test_garbage_is_made_safe(shop: Shop) -> None:
     result = await shop.run("head -c 300000 /dev/urandom; printf '\\033]0;owned\\007\\r\\n\\377\\n'")
     assert result.outcome is Outcome.OK
-    assert result.output.endswith("\\x1b]0;owned\\x07\\x0d\n\ufffd\n")
+    assert result.output.endswith("\\x1b]0;owned\\x07\n\ufffd\n")
     for text in (result.output, *(line for _, _, line in shop.lines)):
         assert {unicodedata.category(character) for character in text if character not in "\t\n"}.isdisjoint(
             {"Cc", "Cs", "Zl", "Zp"}
@@ -137,7 +137,8 @@ def test_a_tail_is_the_end_of_all_that_was_written(chunks: list[bytes], limit: i
     tail = Tail(limit)
     for chunk in chunks:
         tail.write(chunk)
-    assert tail.text() == printable(b"".join(chunks)[-limit:].decode("utf-8", "replace"))
+    end = b"".join(chunks)[-limit:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    assert tail.text() == printable(end.decode("utf-8", "replace"))
 
 
 @given(st.lists(st.text(alphabet="ab\r\n\t\x1bé", max_size=12)))

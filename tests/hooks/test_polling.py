@@ -27,7 +27,7 @@ async def test_exits_are_noticed(shop: Shop) -> None:
 
 async def test_deadline_and_kill(shop: Shop, tmp_path: Path) -> None:
     script = "trap '' TERM; sleep 300 & echo $! > pid; while :; do sleep 0.02; done"
-    _, ended = shop.start(script, cwd=tmp_path, timeout=0.3)
+    _, ended = shop.start(script, cwd=tmp_path, timeout=1.0)
     pid = await shop.pid_from(tmp_path / "pid")
     result = await ended
     assert (result.outcome, result.exit_code, result.survivors) == (Outcome.TIMEOUT, -signal.SIGKILL, ())

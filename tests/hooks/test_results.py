@@ -66,8 +66,8 @@ async def test_a_script_that_may_not_be_executed_is_126_and_says_so(shop: Shop, 
 async def test_it_runs_in_its_directory(shop: Shop, tmp_path: Path) -> None:
     place = tmp_path / "it's $(odd) `here`"
     place.mkdir()
-    result = await shop.run("pwd; echo $LINENO", cwd=place)
-    assert result.output == f"{place}\n1\n"
+    result = await shop.run("pwd", cwd=place)
+    assert result.output == f"{place}\n"
 
 
 async def test_a_directory_that_is_not_there_is_a_failure_and_nothing_runs(shop: Shop, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_many_quick_hooks_leave_neither_descriptors_nor_zombies(shop: Shop
     assert (shop.runner.running, shop.runner.background) == (0, 0)
     assert sorted(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ChildProcessError):
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # noqa: ASYNC222 - WNOHANG does not wait
 
 
 def test_it_works_in_a_process_without_standard_streams(tmp_path: Path) -> None:

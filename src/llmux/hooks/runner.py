@@ -1,0 +1,161 @@
+"""Runs hooks: one ``sh -c`` each, with a deadline, judged by the exit of that shell alone.
+
+Works on the running event loop and never blocks it. Builds the environment that a hook gets, and shows it to nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from llmux.hooks.output import OutputObserver
+from llmux.hooks.process import seal_descriptors, shell_command, spawn
+from llmux.hooks.run import HookResult, Limits, Run
+from llmux.messages import Hook, Outcome
+
+RUN_ID_VARIABLE = "LLMUX_RUN_ID"
+"""The environment variable whose value is unique to one run of one hook, and by which its processes are known."""
+
+OnEnd = Callable[[int, HookResult], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HookSpec:
+    """One script of one model. `cwd` is the directory it runs in (llmux's own if None); `env` is added to llmux's
+    environment, and is never shown."""
+
+    script: str
+    cwd: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class HookRunner:
+    """Starts and ends hooks. All methods must be called on the event loop's thread.
+
+    Making one also makes the descriptors of this process close-on-exec, its standard streams apart.
+
+    Args:
+        grace: seconds between SIGTERM and SIGKILL for a hook that is ended by force.
+        tail_bytes: how much of a hook's output its result keeps, in bytes.
+        on_output: gets what hooks print, line by line, also from daemons that they leave behind. It should not raise;
+            what it raises goes to the loop's exception handler.
+        lines_per_second: at most so many lines of one stream of one run reach `on_output`; how many were left out is
+            told in a line of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        grace: float = 5.0,
+        tail_bytes: int = 64 * 1024,
+        on_output: OutputObserver | None = None,
+        lines_per_second: int = 100,
+    ) -> None:
+        self._grace = grace
+        self._tail_bytes = tail_bytes
+        self._on_output = on_output
+        self._lines_per_second = lines_per_second
+        self._token = secrets.token_hex(8)
+        self._running: dict[int, Run | None] = {}  # None: could not be started, which is about to be reported
+        self._background: set[Run] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        seal_descriptors()
+
+    @property
+    def running(self) -> int:
+        """Number of hooks whose end was not reported yet."""
+        return len(self._running)
+
+    @property
+    def background(self) -> int:
+        """Number of hooks that are over, but left somebody behind who still holds their output."""
+        return len(self._background)
+
+    def start(
+        self,
+        run_id: int,
+        model: str,
+        hook: Hook,
+        spec: HookSpec,
+        *,
+        timeout: float | None,
+        variables: Mapping[str, str],
+        on_end: OnEnd,
+    ) -> None:
+        """Start a hook; `on_end(run_id, result)` is called once, from the loop, after this has returned.
+
+        Its environment is llmux's own, then `spec.env`, then `variables`, then ``LLMUX_MODEL``, ``LLMUX_HOOK`` and
+        `RUN_ID_VARIABLE`. After `timeout` seconds (None: never) it is ended by force. Does not raise: a hook that
+        cannot be started ends with `Outcome.ERROR`.
+        """
+        began = time.monotonic()
+        marker = f"{self._token}-{run_id}"
+        self._running[run_id] = None
+        self._idle.clear()
+        try:
+            environment = {**os.environ, **spec.env, **variables}
+            environment |= {"LLMUX_MODEL": model, "LLMUX_HOOK": hook.value, RUN_ID_VARIABLE: marker}
+            pid, stdout, stderr = spawn(shell_command(spec.script, spec.cwd), environment)
+        except Exception as error:  # whatever it was, the hook did not run, and its model's waiters must hear of it
+            result = HookResult(Outcome.ERROR, time.monotonic() - began, detail=f"could not be started: {error}")
+            asyncio.get_running_loop().call_soon(self._over, run_id, on_end, result)
+            return
+        run = self._running[run_id] = Run(
+            pid,
+            stdout,
+            stderr,
+            marker=f"{RUN_ID_VARIABLE}={marker}",
+            began=began,
+            limits=Limits(timeout, self._grace, self._tail_bytes, self._lines_per_second),
+            on_line=partial(self._show, self._on_output, model, hook) if self._on_output is not None else None,
+            on_over=partial(self._over, run_id, on_end),
+            on_free=lambda: self._free(run),
+        )
+
+    def cancel(self, run_id: int) -> None:
+        """End a hook by force: SIGTERM to its group, SIGKILL after the grace. It ends with `Outcome.CANCELLED`, or as
+        it did if it has exited already. Nothing happens to a run that is over or already being ended."""
+        if run := self._running.get(run_id):
+            run.cancel()
+
+    def kill_all(self) -> None:
+        """SIGKILL the groups of all running hooks, before this returns. Their ends follow as after `cancel`."""
+        for run in self._running.values():
+            if run is not None:
+                run.kill()
+
+    async def wait_closed(self) -> None:
+        """Wait until no hook runs, then stop reading what daemons of earlier hooks print. One that still writes to a
+        hook's output gets SIGPIPE from now on, as it would when llmux exits."""
+        await self._idle.wait()
+        for run in self._background:
+            run.close()
+        self._background.clear()
+
+    def _over(self, run_id: int, on_end: OnEnd, result: HookResult) -> None:
+        run = self._running.pop(run_id)
+        if not self._running:
+            self._idle.set()
+        if run is not None and run.busy:
+            self._background.add(run)
+        on_end(run_id, result)
+
+    def _free(self, run: Run) -> None:
+        if not run.busy:
+            self._background.discard(run)
+
+    @staticmethod
+    def _show(observer: OutputObserver, model: str, hook: Hook, line: str) -> None:
+        try:
+            observer(model, hook, line)
+        except Exception as error:  # an observer's fault must not stop the reading
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "the observer of hook output failed", "exception": error}
+            )
