@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -124,6 +125,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
         self._busy = False
+        self._untold: deque[Callable[[], None]] = deque()
         self._started = False
         self._next_request = 0
         self._next_command = 0
@@ -156,6 +158,8 @@ class Driver:
         try:
             while self._events:
                 self._handle(self._events.popleft())
+            if self._untold:
+                self._tell_sink()
         finally:
             self._busy = False
 
@@ -175,13 +179,22 @@ class Driver:
             self._tell(now, event, effects)
         for effect in effects:
             apply = self._apply.get(type(effect))
-            try:
-                if apply is not None:
+            if type(effect) is not Grant:
+                self._untold.append(partial(self._sink.fact, now, effect))
+            if apply is not None:
+                try:
                     apply(effect)
-                if type(effect) is not Grant:
-                    self._sink.fact(now, effect)
+                except Exception:
+                    log.exception("internal_error", at=type(effect).__name__)
+
+    def _tell_sink(self) -> None:
+        """Tell telemetry what happened. Last, since writing a log takes as long as starting a hook."""
+        while self._untold:
+            tell = self._untold.popleft()
+            try:
+                tell()
             except Exception:
-                log.exception("internal_error", at=type(effect).__name__)
+                log.exception("internal_error", at="telemetry")
 
     def _tell(self, now: float, event: Event, effects: list[Effect]) -> None:
         for watcher in list(self._watchers):
@@ -249,10 +262,7 @@ class Driver:
         }
 
         def ended(run_id: int, result: HookResult) -> None:
-            try:
-                self._sink.hook_ended(effect.model, effect.hook, result)
-            except Exception:
-                log.exception("internal_error", at="hook_ended")
+            self._untold.append(partial(self._sink.hook_ended, effect.model, effect.hook, result))
             # What the hook printed is for the log, not for clients, so it is no part of the detail.
             self.dispatch(HookEnded(run_id, result.outcome, result.duration, result.exit_code, result.detail))
 

@@ -1,0 +1,311 @@
+"""One client's connection: reads requests one at a time, and carries back what is answered.
+
+Requests that are pipelined behind the one being served wait as bytes, up to a bound, then reading pauses. A client that
+closes its sending side while a request of its waits or is served counts as gone: that is how most clients leave, and
+a request nobody waits for must not hold a place in the queue. (nginx does the same unless told otherwise.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import math
+import socket
+import struct
+import termios
+from typing import Final, cast
+
+from llmux.errors import LlmuxError, RequestTimeoutError
+from llmux.gateway.exchange import Exchange
+from llmux.gateway.shared import Shared
+from llmux.wire.heads import CONTINUE, error_response
+from llmux.wire.request import RequestReader
+
+MAX_PIPELINED_BYTES: Final = 64 * 1024
+"""Bytes of later requests that are kept before reading pauses. One read may go past it."""
+
+LINGER_SECONDS: Final = 2.0
+MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
+"""How long, and for how many bytes, a client may go on sending after an error that it might not have read yet."""
+
+# What the connection is about.
+_IDLE: Final = 0
+_HEAD: Final = 1
+_BODY: Final = 2
+_BUSY: Final = 3  # an exchange has it
+_CLOSING: Final = 4
+
+_RESET: Final = struct.pack("ii", 1, 0)  # linger on, for no time: close() sends RST and not FIN
+
+
+class ClientConnection(asyncio.Protocol):
+    """Made by the gateway's listeners.
+
+    Attributes:
+        deadline: on the loop's clock; the gateway calls `deadline_passed` when it has passed.
+        forwarded: header lines about this client, for backends.
+        write_paused: something that was written has not left yet.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_consuming",
+        "_discarded",
+        "_exchange",
+        "_held",
+        "_phase",
+        "_reader",
+        "_reading_paused",
+        "_shared",
+        "_transport",
+        "_unsent",
+        "deadline",
+        "forwarded",
+        "write_paused",
+    )
+
+    def __init__(self, shared: Shared) -> None:
+        settings = shared.settings
+        self._shared = shared
+        self._transport: asyncio.Transport | None = None
+        self._reader = RequestReader(max_head_bytes=settings.max_head_bytes, max_body_bytes=settings.max_body_bytes)
+        self._exchange: Exchange | None = None
+        self._phase: int = _IDLE
+        self._backlog = b""
+        self._consuming = False
+        self._reading_paused = False
+        self._held = 0
+        self._unsent = 0
+        self._discarded = 0
+        self.deadline = math.inf
+        self.forwarded = b""
+        self.write_paused = False
+
+    @property
+    def idle(self) -> bool:
+        """Does nothing wait for it, or come from it?"""
+        return self._phase == _IDLE
+
+    # --- for the exchange -----------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send `data`. `Exchange.client_paused` is called from here if it does not leave at once."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def exchange_done(self, exchange: Exchange) -> None:
+        """The last byte of the response has left."""
+        self._exchange = None
+        if not exchange.keep_alive:
+            # What came behind the request may be unread: a plain close could then destroy the response on its way.
+            self._linger() if self._backlog else self.close()
+        elif not self._consuming:
+            data, self._backlog = self._backlog, b""
+            self._resume_reading()
+            self._consume(data)
+
+    def close(self) -> None:
+        """Close after everything written has left."""
+        self._exchange = None
+        self._phase = _CLOSING
+        self.deadline = self._shared.deadline(self._shared.timeouts.write)
+        if self._transport is not None:
+            self._transport.close()
+
+    def reset(self) -> None:
+        """Close at once, with a reset: no client can take what it has got for the whole."""
+        self._exchange = None
+        self._phase = _CLOSING
+        if self._transport is not None:
+            connection = self._transport.get_extra_info("socket")
+            if connection is not None and connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
+
+    # --- for the gateway ------------------------------------------------------------------------------------------
+
+    def deadline_passed(self) -> None:
+        """Called once `deadline` has passed, and again and again until there is a later one."""
+        exchange = self._exchange
+        if self._phase == _IDLE:
+            self.close()
+        elif self._phase in (_HEAD, _BODY):
+            what = "head" if self._phase == _HEAD else "body"
+            self._refuse(RequestTimeoutError(f"the request's {what} took too long to arrive"))
+        elif self.write_paused and self._transport is not None:
+            unsent = _unsent(self._transport)
+            if unsent < self._unsent:  # slow, but it reads
+                self._unsent = unsent
+                self.deadline = self._shared.deadline(self._shared.timeouts.write)
+            else:
+                self.abort()
+        elif exchange is not None:
+            exchange.deadline_passed()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """The client is given up: close at once, free whatever its request holds."""
+        exchange = self._exchange
+        self.reset()
+        if exchange is not None:
+            exchange.client_gone()
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def _consume(self, data: bytes) -> None:
+        """Read requests and serve them, until there is nothing left or one has to be waited for."""
+        reader = self._reader
+        self._consuming = True
+        try:
+            while data:
+                data = reader.feed(data)
+                self._hold(len(reader.request.body))
+                if not reader.complete:
+                    break
+                self._phase = _BUSY
+                self._backlog = data
+                request, held = reader.request, self._held
+                self._held = 0
+                reader.reset()
+                self._exchange = exchange = Exchange(self._shared, self, request, held)
+                exchange.start()
+                if not exchange.done:
+                    self._bound_backlog()
+                    return
+                if self._phase == _CLOSING:
+                    return
+                data, self._backlog = self._backlog, b""
+        except LlmuxError as error:
+            self._refuse(error)
+            return
+        finally:
+            self._consuming = False
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait for more of a request."""
+        reader, timeouts = self._reader, self._shared.timeouts
+        if not reader.started:
+            if self._shared.stopping:
+                self.close()
+                return
+            self._phase = _IDLE
+            self.deadline = self._shared.deadline(timeouts.keep_alive)
+        elif not reader.in_body:
+            if self._phase != _HEAD:
+                self._phase = _HEAD
+                self.deadline = self._shared.deadline(timeouts.head)
+        else:
+            if self._phase != _BODY:
+                self._phase = _BODY
+                self.deadline = self._shared.deadline(timeouts.body)
+            if reader.expects_continue and not reader.request.body:
+                self.write(CONTINUE)
+            reader.expects_continue = False
+
+    def _hold(self, size: int) -> None:
+        if size != self._held:
+            self._shared.hold(size - self._held)
+            self._held = size
+
+    def _refuse(self, error: LlmuxError) -> None:
+        """Answer what is not, or not yet, a request. What the rest of the bytes mean is not known any more."""
+        self.write(error_response(error))
+        self._shared.observer.request_done(None, error.status, 0.0)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close, but not before the client has had the time to read what it was told (RFC 9112, section 9.6)."""
+        self._let_go()
+        self._exchange = None
+        self._phase = _CLOSING
+        self.deadline = self._shared.deadline(LINGER_SECONDS)
+        self._resume_reading()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _let_go(self) -> None:
+        """Forget what was read."""
+        self._shared.buffered -= self._held
+        self._held = 0
+        self._backlog = b""
+        self._reader.reset()
+
+    def _bound_backlog(self) -> None:
+        if len(self._backlog) > MAX_PIPELINED_BYTES and self._transport is not None and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and self._transport is not None and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    # --- callbacks of asyncio -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = client = cast(asyncio.Transport, transport)
+        # Writes go to the kernel at once; what does not fit pauses this protocol until all of it has left. So
+        # `write_paused` is exactly "not all has left", and no more than one read of a backend is ever held.
+        client.set_write_buffer_limits(high=0)
+        peer = client.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.forwarded = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % str(peer[0]).encode("latin-1")
+        self._shared.client_opened(self)
+        self.deadline = self._shared.deadline(self._shared.timeouts.keep_alive)
+        if self._shared.stopping:
+            self.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase < _BUSY:
+            self._consume(data)
+        elif self._phase == _BUSY:
+            self._backlog += data
+            self._bound_backlog()
+        else:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED_BYTES and self._transport is not None:
+                self._transport.abort()
+
+    def eof_received(self) -> None:
+        if self._exchange is not None and not self._exchange.written:
+            self.abort()
+        # Returning None closes the transport once everything written has left.
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self._transport is not None:
+            self._unsent = _unsent(self._transport)
+        if self._phase == _BUSY:
+            self.deadline = self._shared.deadline(self._shared.timeouts.write)
+        if self._exchange is not None:
+            self._exchange.client_paused()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._exchange is not None:
+            self._exchange.client_resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._phase = _CLOSING
+        self._transport = None
+        self._let_go()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+        self._shared.client_closed(self)
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes that the peer has not taken yet: those the transport holds and, where it can be told, the kernel's.
+
+    The kernel asks for more only when much of its buffer is free, so that the transport's own count may stand still
+    for a long time while a slow peer reads.
+    """
+    unsent = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        unsent += struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    return unsent

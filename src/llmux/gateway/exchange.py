@@ -1,0 +1,416 @@
+"""One request, from the moment it is whole until the last byte of its response has left.
+
+It asks the scheduler for a grant, writes the request to a backend and relays what comes back. Every way out goes
+through `_finish`, which is what makes `Scheduler.finished` happen exactly once per grant. It parses nothing and
+touches no socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING, Final
+
+from llmux import logs
+from llmux.errors import (
+    BackendError,
+    BackendTimeoutError,
+    LlmuxError,
+    ModelNotFoundError,
+    NoModelError,
+    OverloadedError,
+    SwitchError,
+)
+from llmux.gateway.observer import CLIENT_GONE
+from llmux.gateway.routing import find_route
+from llmux.gateway.shared import Shared
+from llmux.upstream import Pool, UpstreamConnection
+from llmux.wire.errors import sse_error
+from llmux.wire.heads import ends_with_connection, error_response, request_head, response_head
+from llmux.wire.peek import with_model
+from llmux.wire.request import Request
+from llmux.wire.response import DecodingResponseReader, ResponseReader
+
+if TYPE_CHECKING:
+    from llmux.gateway.client import ClientConnection
+
+log = logs.get_logger(__name__)
+
+# Where an exchange is. Plain ints: they are compared for every piece of every response.
+ARRIVING: Final = 0  # being routed
+QUEUED: Final = 1  # waits for its model
+GRANTED: Final = 2
+CONNECTING: Final = 3  # to the backend
+WAITING: Final = 4  # for the response's head
+STREAMING: Final = 5  # the head was sent to the client
+DRAINING: Final = 6  # all of the response was written, not all of it has left
+DONE: Final = 7
+
+# RFC 9110, section 9.2.1, less TRACE: what may be sent again if nobody knows whether it was done.
+_REPLAYABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+
+
+class Exchange:
+    """Implements `llmux.ports.Requester`, `llmux.upstream.Connector` and `llmux.upstream.Receiver`.
+
+    Attributes:
+        keep_alive: the client's connection may carry another request after this one.
+    """
+
+    __slots__ = (
+        "_client",
+        "_connect",
+        "_connection",
+        "_first_byte",
+        "_granted",
+        "_held",
+        "_last_bytes",
+        "_model",
+        "_path",
+        "_pool",
+        "_refusal",
+        "_replayed",
+        "_request",
+        "_request_id",
+        "_response",
+        "_shared",
+        "_started",
+        "_state",
+        "_status",
+        "_to_control",
+        "keep_alive",
+    )
+
+    def __init__(self, shared: Shared, client: ClientConnection, request: Request, held: int) -> None:
+        self._shared = shared
+        self._client = client
+        self._request = request
+        self._held = held
+        self._started = shared.loop.time()
+        self._state: int = ARRIVING
+        self._model: str | None = None
+        self._to_control = False
+        self._path = b""
+        self._pool: Pool | None = None
+        self._request_id = -1
+        self._refusal: LlmuxError | None = None
+        self._connect: asyncio.Task[None] | None = None
+        self._connection: UpstreamConnection | None = None
+        self._response: ResponseReader | None = None
+        self._granted = False
+        self._replayed = False
+        self._status = 0
+        self._first_byte = 0.0
+        self._last_bytes = b""
+        self.keep_alive = False
+
+    def start(self) -> None:
+        """Find out whom the request is for and ask for a grant. It may be over when this returns."""
+        try:
+            self._route()
+        except LlmuxError as error:
+            self._fail(error)
+            return
+        if self._model is None:
+            self._state = GRANTED
+        else:
+            self._client.deadline = self._shared.deadline(None)
+            self._request_id = self._shared.scheduler.arrived(self._model, self)
+        if self._state == GRANTED:
+            self._forward()
+        elif self._refusal is not None:
+            self._fail(self._refusal)
+        else:
+            self._state = QUEUED
+
+    def _route(self) -> None:
+        shared, request = self._shared, self._request
+        route = find_route(request)
+        self._path = route.path
+        if route.name is None:
+            if shared.control is None:
+                raise NoModelError
+            self._to_control = True
+            self._pool = shared.control
+            return
+        model = shared.scheduler.resolve(route.name)
+        backend = None if model is None else shared.backends.get(model)
+        if backend is None:
+            raise ModelNotFoundError(route.name)
+        if route.in_body and backend.send_model_as is not None:
+            request.body = with_model(request.content_type, request.body, backend.send_model_as)
+        self._model = backend.model
+        self._pool = shared.pools[backend.model]
+
+    # --- Requester: what the scheduler says -----------------------------------------------------------------------
+
+    def granted(self, waited: float, switched: bool) -> None:
+        """See `llmux.ports.Requester`."""
+        self._granted = True
+        if self._model is not None:
+            self._shared.observer.queue_waited(self._model, waited)
+        if self._state == QUEUED:
+            self._forward()
+        else:
+            self._state = GRANTED  # `start` goes on, once it knows the request's id
+
+    def refused(self, error: LlmuxError) -> None:
+        """See `llmux.ports.Requester`."""
+        if self._state == QUEUED:
+            self._fail(error)
+        else:
+            self._refusal = error
+
+    def aborted(self, reason: str) -> None:
+        """See `llmux.ports.Requester`. The grant is given back at once, as the backend is free of the request."""
+        error = SwitchError(f"the request was ended: {reason}", retry_after=1)
+        self._drop_backend()
+        if self._state == DRAINING:
+            self._client.reset()
+            self._finish(tell_client=False)
+        elif self._state == STREAMING:
+            self._cut(error)
+        elif self._state != DONE:
+            self._fail(error)
+            if self._state != DONE:
+                self._give_back()
+
+    # --- forwarding -----------------------------------------------------------------------------------------------
+
+    def _forward(self) -> None:
+        assert self._pool is not None  # noqa: S101  (set by _route, or start went no further)
+        connection = self._pool.take(self._shared.loop.time())
+        if connection is None:
+            self._connect_anew(self._pool)
+        else:
+            self._send(connection)
+
+    def _connect_anew(self, pool: Pool) -> None:
+        self._state = CONNECTING
+        self._client.deadline = self._shared.deadline(self._shared.timeouts.connect)
+        self._connect = pool.connect(self)
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        """See `llmux.upstream.Connector`."""
+        self._connect = None
+        self._send(connection)
+
+    def connect_failed(self, error: Exception) -> None:
+        """See `llmux.upstream.Connector`."""
+        self._connect = None
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            self._fail(OverloadedError("out of file descriptors", retry_after=1))
+            return
+        self._backend_failed("connect", error)
+        why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        self._fail(BackendError(f"cannot connect to the backend: {why}"))
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        assert self._pool is not None  # noqa: S101  (as in _forward)
+        request, pool = self._request, self._pool
+        head = request_head(
+            request,
+            base=pool.base,
+            path=self._path,
+            host=pool.host,
+            forwarded=self._client.forwarded,
+        )
+        reader = ResponseReader if request.http11 else DecodingResponseReader
+        self._response = response = reader(to_head=request.method == b"HEAD")
+        self._connection = connection
+        self._state = WAITING
+        self._client.deadline = self._shared.deadline(self._shared.timeouts.response)
+        connection.send(head, request.body, response, self)
+        if self._held and connection.flushed and request.method not in _REPLAYABLE:
+            self._release_body()
+
+    # --- Receiver: what the backend says --------------------------------------------------------------------------
+
+    def received(self, data: bytes, response: ResponseReader) -> None:
+        """See `llmux.upstream.Receiver`."""
+        client = self._client
+        now = self._shared.loop.time()
+        if self._state == WAITING:
+            self._state = STREAMING
+            self._status = response.status
+            self._first_byte = now - self._started
+            request = self._request
+            self.keep_alive = (
+                request.keep_alive
+                and not self._shared.stopping
+                and not ends_with_connection(response, http11=request.http11)
+            )
+            data = response_head(response, http11=request.http11, keep_alive=self.keep_alive) + data
+        if response.complete:
+            self._connection = None
+            if data:
+                client.write(data)
+            self._complete()
+        elif data:
+            if response.event_stream:
+                self._last_bytes = data[-4:]
+            if not client.write_paused:
+                between = self._shared.timeouts.between_bytes
+                client.deadline = self._shared.deadline(None) if between is None else now + between
+            client.write(data)
+
+    def malformed(self, error: BackendError) -> None:
+        """See `llmux.upstream.Receiver`."""
+        self._connection = None
+        self._log("malformed", error)
+        self._fail(error)
+
+    def lost(self, reason: Exception | None, response: ResponseReader) -> None:
+        """See `llmux.upstream.Receiver`."""
+        connection, self._connection = self._connection, None
+        stale = connection is not None and connection.used and not response.started
+        if stale and not self._replayed and self._request.method in _REPLAYABLE and self._pool is not None:
+            self._replayed = True
+            self._connect_anew(self._pool)
+            return
+        self._backend_failed("response", reason)
+        what = "in the middle of its response" if response.started else "before it answered"
+        self._fail(BackendError(f"the backend closed the connection {what}"))
+
+    # --- what the client does -------------------------------------------------------------------------------------
+
+    def client_paused(self) -> None:
+        """The client does not read as fast as the backend writes."""
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def client_resumed(self) -> None:
+        """Everything written so far has left."""
+        if self._state == DRAINING:
+            self._finish(tell_client=True)
+        elif self._connection is not None:
+            self._client.deadline = self._shared.deadline(self._shared.timeouts.between_bytes)
+            self._connection.resume_reading()
+
+    @property
+    def written(self) -> bool:
+        """Has all of the response been written, though perhaps not all of it left?"""
+        return self._state >= DRAINING
+
+    @property
+    def done(self) -> bool:
+        """Is it over?"""
+        return self._state == DONE
+
+    def client_gone(self) -> None:
+        """The client's connection is gone, or as good as."""
+        if self._state == QUEUED:
+            self._shared.scheduler.left(self._request_id)
+        self._drop_backend()
+        self._finish(tell_client=False)
+
+    def deadline_passed(self) -> None:
+        """The backend took too long over what it does now."""
+        timeouts = self._shared.timeouts
+        if self._state == CONNECTING:
+            self._backend_failed("connect", None)
+            error = BackendTimeoutError(f"the backend did not accept a connection within {timeouts.connect} s")
+        elif self._state == WAITING:
+            started = self._response is not None and self._response.started
+            what = "finish its response's head" if started else "begin to respond"
+            error = BackendTimeoutError(f"the backend did not {what} within {timeouts.response} s")
+        else:
+            error = BackendTimeoutError(f"the backend was silent for {timeouts.between_bytes} s amid its response")
+        self._drop_backend()
+        self._fail(error)
+
+    # --- ways out -------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: LlmuxError) -> None:
+        """Answer with `error`; or end a response under way so that nobody takes it for a whole one."""
+        if self._state == STREAMING:
+            self._cut(error)
+            return
+        request = self._request
+        self._status = error.status
+        self._first_byte = self._shared.loop.time() - self._started
+        self.keep_alive = request.keep_alive and not self._shared.stopping
+        to_head = request.method == b"HEAD"
+        self._client.write(error_response(error, http11=request.http11, keep_alive=self.keep_alive, to_head=to_head))
+        self._complete()
+
+    def _cut(self, error: LlmuxError) -> None:
+        """End a response early: with an event that tells, where one can be had, and never with a clean end.
+
+        An event stream in chunks gets one more chunk and then a close without the last chunk, so that the client's
+        HTTP parser reports an incomplete body all the same. Every other response ends with a reset.
+        """
+        self._log("cut", error)
+        response, client = self._response, self._client
+        told = (
+            response is not None
+            and response.event_stream
+            and self._request.http11
+            and not client.write_paused
+            and response.between_chunks(self._last_bytes)
+        )
+        if told:
+            event = sse_error(error)
+            if self._last_bytes != b"\n\n\r\n":
+                event = b"\n\n" + event  # an unfinished event must not swallow this one
+            client.write(b"%x\r\n%b\r\n" % (len(event), event))
+            client.close()
+        else:
+            client.reset()
+        self._finish(tell_client=False)
+
+    def _complete(self) -> None:
+        """All is written. The exchange lasts until it has left."""
+        if self._client.write_paused:
+            self._state = DRAINING
+            self._client.deadline = self._shared.deadline(self._shared.timeouts.write)
+        else:
+            self._finish(tell_client=True)
+
+    def _finish(self, *, tell_client: bool) -> None:
+        if self._state == DONE:
+            return
+        self._state = DONE
+        self._release_body()
+        self._give_back()
+        if not self._to_control:
+            if not self._status:
+                self._status = CLIENT_GONE
+                self._first_byte = self._shared.loop.time() - self._started
+            self._shared.observer.request_done(self._model, self._status, self._first_byte)
+        if tell_client:
+            self._client.exchange_done(self)
+
+    def _give_back(self) -> None:
+        """Give the grant back, if there is one."""
+        if self._granted:
+            self._granted = False
+            self._shared.scheduler.finished(self._request_id)
+
+    def _drop_backend(self) -> None:
+        if self._connect is not None:
+            self._connect.cancel()
+            self._connect = None
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+
+    def _release_body(self) -> None:
+        if self._held:
+            self._shared.buffered -= self._held
+            self._held = 0
+            self._request.body = b""
+
+    def _backend_failed(self, phase: str, reason: Exception | None) -> None:
+        self._log(phase, reason)
+        if self._model is not None:
+            self._shared.scheduler.backend_failed(self._model)
+
+    def _log(self, phase: str, reason: Exception | None) -> None:
+        log.warning(
+            "relay_failed",
+            model=self._model,
+            backend=None if self._pool is None else str(self._pool.address),
+            phase=phase,
+            reason=str(reason) if reason is not None else "",
+        )

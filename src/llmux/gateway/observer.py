@@ -1,0 +1,19 @@
+"""What the gateway tells telemetry. Called on the request path: implementations must not block or raise."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+CLIENT_GONE: Final = 499
+"""The status reported for a request whose client left before anything was sent to it; nginx's number for it."""
+
+
+class Observer(Protocol):
+    """Requests for the control plane are not reported."""
+
+    def queue_waited(self, model: str, seconds: float) -> None:
+        """A request for `model` was granted, `seconds` after it arrived."""
+
+    def request_done(self, model: str | None, status: int, seconds_to_first_byte: float) -> None:
+        """A request is over. `model` is a configured name, or None if the request was for none of them; `status` is
+        what its client was sent, or `CLIENT_GONE`. Called once per request, when its last byte has left."""

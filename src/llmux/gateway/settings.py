@@ -1,0 +1,60 @@
+"""The gateway's limits. Plain data, no llmux imports but the pure layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llmux.addresses import BackendAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; None means no limit. A deadline is noticed up to a quarter of a second late.
+
+    Attributes:
+        keep_alive: an idle client connection is closed after this long.
+        head: from the first byte of a request's head to its last (408).
+        body: from the end of a request's head to the end of its body (408).
+        connect: for a connection to a backend, TLS included (504).
+        response: from the request to the whole head of its response (504).
+        between_bytes: a backend may fall silent in the middle of its response for this long; then the client's
+            connection is ended in a way that cannot be taken for a whole response.
+        write: a client may leave what was sent to it unread for this long; then its connection is aborted.
+    """
+
+    keep_alive: float | None = 75.0
+    head: float | None = 15.0
+    body: float | None = 120.0
+    connect: float | None = 5.0
+    response: float | None = 600.0
+    between_bytes: float | None = 300.0
+    write: float | None = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Bounds for everything that is held, and deadlines for everything that waits.
+
+    Attributes:
+        max_head_bytes: of one request's head (431), and of its trailers.
+        max_body_bytes: of one request's body (413).
+        max_buffered_bytes: of all request bodies together that are in memory (503).
+        max_idle_upstream: idle connections kept per backend.
+        upstream_idle_seconds: how long they are kept; uvicorn closes its side after 5 s.
+    """
+
+    max_head_bytes: int = 64 * 1024
+    max_body_bytes: int = 100 * 1024 * 1024
+    max_buffered_bytes: int = 1024 * 1024 * 1024
+    max_idle_upstream: int = 64
+    upstream_idle_seconds: float = 4.0
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where a configured model is served, and under which name, if requests are to be rewritten to have it."""
+
+    model: str
+    address: BackendAddress
+    send_model_as: str | None = None

@@ -1,0 +1,90 @@
+"""What all connections of one gateway share: whom to ask, where backends are, the limits and the counts."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from llmux.addresses import BackendAddress
+from llmux.errors import OverloadedError
+from llmux.gateway.observer import Observer
+from llmux.gateway.settings import Backend, GatewaySettings
+from llmux.ports import Scheduler
+from llmux.upstream import Pool
+
+if TYPE_CHECKING:
+    from llmux.gateway.client import ClientConnection
+
+
+class Shared:
+    """The state of a gateway, without its listeners.
+
+    Attributes:
+        stopping: every response is the last of its connection.
+        clients: the connections there are.
+        no_clients: set while there are none.
+        buffered: bytes of request bodies in memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        backends: Mapping[str, Backend],
+        control: BackendAddress | None,
+        settings: GatewaySettings,
+        observer: Observer,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.scheduler = scheduler
+        self.backends = dict(backends)
+        self.settings = settings
+        self.timeouts = settings.timeouts
+        self.observer = observer
+        self.stopping = False
+        self.clients: set[ClientConnection] = set()
+        self.no_clients = asyncio.Event()
+        self.no_clients.set()
+        self.buffered = 0
+        self.pools = {model: self._pool(backend.address) for model, backend in self.backends.items()}
+        self.control = None if control is None else self._pool(control)
+
+    def client_opened(self, client: ClientConnection) -> None:
+        """There is one more."""
+        self.clients.add(client)
+        self.no_clients.clear()
+
+    def client_closed(self, client: ClientConnection) -> None:
+        """There is one less."""
+        self.clients.discard(client)
+        if not self.clients:
+            self.no_clients.set()
+
+    def set_control(self, address: BackendAddress | None) -> None:
+        """The control plane is at `address` from now on."""
+        if self.control is not None:
+            self.control.close()
+        self.control = None if address is None else self._pool(address)
+
+    def _pool(self, address: BackendAddress) -> Pool:
+        return Pool(address, max_idle=self.settings.max_idle_upstream, idle_seconds=self.settings.upstream_idle_seconds)
+
+    def all_pools(self) -> list[Pool]:
+        """Those of the models and that of the control plane."""
+        return [*self.pools.values(), *([] if self.control is None else [self.control])]
+
+    def deadline(self, seconds: float | None) -> float:
+        """The loop's time in `seconds` from now."""
+        return math.inf if seconds is None else self.loop.time() + seconds
+
+    def hold(self, size: int) -> None:
+        """Count `size` more bytes as buffered.
+
+        Raises:
+            OverloadedError: that would be too many; nothing was counted.
+        """
+        if self.buffered + size > self.settings.max_buffered_bytes:
+            raise OverloadedError("too many bytes of requests are waiting already", retry_after=1)
+        self.buffered += size

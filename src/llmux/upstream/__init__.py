@@ -1,0 +1,10 @@
+"""Connections to backends, pooled.
+
+Imports the pure layer only (errors, addresses, wire) and asyncio. Knows one backend at a time and nothing of models,
+clients or schedules.
+"""
+
+from llmux.upstream.connection import Receiver, UpstreamConnection
+from llmux.upstream.pool import Connector, Pool
+
+__all__ = ["Connector", "Pool", "Receiver", "UpstreamConnection"]

@@ -1,0 +1,145 @@
+"""One connection to a backend: writes a request, hands on what answers it, and goes back to its pool.
+
+It tells its receiver about every request it was given exactly once how that ended, unless the receiver called `abort`.
+It never interprets what it relays beyond what `ResponseReader` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, cast
+
+from llmux.errors import BackendError
+from llmux.wire.response import ResponseReader
+
+if TYPE_CHECKING:
+    from llmux.upstream.pool import Pool
+
+JOIN_BYTES = 64 * 1024
+"""Up to this size, head and body are joined and leave in one write; above it, copying costs more than it saves."""
+
+
+class Receiver(Protocol):
+    """Who gets the answer. Called on the loop; must not raise."""
+
+    def received(self, data: bytes, response: ResponseReader) -> None:
+        """`data` of the body came; the head is known, and `response.complete` tells whether this was all. Once it
+        is, the connection is no longer the receiver's."""
+
+    def malformed(self, error: BackendError) -> None:
+        """The answer is not HTTP. The connection is gone."""
+
+    def lost(self, reason: Exception | None, response: ResponseReader) -> None:
+        """The connection ended before the answer did. `response.started` and `head_done` tell how far it had come."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Made by its `Pool`.
+
+    Attributes:
+        generation: of the pool when it was made; a connection from before a `Pool.close` is not used again.
+        idle_since: when it came back to the pool, on the loop's clock.
+        used: it has carried a request before the current one.
+    """
+
+    __slots__ = ("_paused", "_pool", "_receiver", "_response", "_transport", "generation", "idle_since", "used")
+
+    def __init__(self, pool: Pool, generation: int) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
+        self._response: ResponseReader | None = None
+        self._paused = False
+        self.generation = generation
+        self.idle_since = 0.0
+        self.used = False
+
+    # --- for the receiver -----------------------------------------------------------------------------------------
+
+    def send(self, head: bytes, body: bytes | bytearray, response: ResponseReader, receiver: Receiver) -> None:
+        """Write a request; what comes back is read by `response` and told to `receiver`."""
+        self._receiver = receiver
+        self._response = response
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            # connection_lost is on its way, and tells the receiver.
+            return
+        if not body:
+            transport.write(head)
+        elif len(body) <= JOIN_BYTES:
+            transport.write(head + body)
+        else:
+            transport.writelines([head, body])
+
+    @property
+    def closing(self) -> bool:
+        """Is it of no more use?"""
+        return self._transport is None or self._transport.is_closing()
+
+    @property
+    def flushed(self) -> bool:
+        """Has all of the request been handed to the kernel?"""
+        return self._transport is not None and self._transport.get_write_buffer_size() == 0
+
+    def pause_reading(self) -> None:
+        """Take no more of the answer, until `resume_reading`."""
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once; the receiver hears no more."""
+        self._receiver = None
+        self._response = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- callbacks of asyncio -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        receiver, response = self._receiver, self._response
+        if receiver is None or response is None:
+            self.abort()  # nobody asked: it must never be taken for the answer to a later request
+            return
+        try:
+            body, excess = response.feed(data)
+        except BackendError as error:
+            self.abort()
+            receiver.malformed(error)
+            return
+        if response.complete:
+            self._receiver = self._response = None
+            if response.reusable and not excess and self.flushed:
+                self._pool.release(self)
+            else:
+                self.abort()
+            receiver.received(body, response)
+        elif response.head_done:
+            receiver.received(body, response)
+
+    def eof_received(self) -> None:
+        self._ended(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pool.lost(self)
+        self._ended(exc)
+        self._transport = None
+
+    def _ended(self, exc: Exception | None) -> None:
+        receiver, response = self._receiver, self._response
+        if receiver is None or response is None:
+            return
+        self.abort()
+        if exc is None and response.end_of_file():
+            receiver.received(b"", response)
+        else:
+            receiver.lost(exc, response)

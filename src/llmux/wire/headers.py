@@ -1,0 +1,85 @@
+"""What each header field means to a relay: forwarded, dropped, or read by it.
+
+Pure. Hop-by-hop fields are those of RFC 9110, section 7.6.1, with the older names that proxies still see. What
+`Connection` nominates on top of them is for the readers of whole heads to drop.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# What to do with a field. Plain ints, as they are compared for every field of every message.
+FORWARD: Final = 0
+DROP: Final = 1
+HOST: Final = 2
+CONTENT_LENGTH: Final = 3
+TRANSFER_ENCODING: Final = 4
+CONNECTION: Final = 5
+EXPECT: Final = 6
+CONTENT_TYPE: Final = 7  # forwarded too
+CONTENT_ENCODING: Final = 8  # forwarded too
+
+_BOTH_WAYS: Final = {
+    b"connection": CONNECTION,
+    b"content-length": CONTENT_LENGTH,
+    b"transfer-encoding": TRANSFER_ENCODING,
+    b"content-type": CONTENT_TYPE,
+    b"keep-alive": DROP,
+    b"proxy-connection": DROP,
+    b"te": DROP,
+    b"trailer": DROP,
+    b"upgrade": DROP,
+}
+_REQUEST: Final = _BOTH_WAYS | {
+    b"host": HOST,
+    b"expect": EXPECT,
+    b"content-encoding": CONTENT_ENCODING,
+    b"proxy-authorization": DROP,
+    b"http2-settings": DROP,
+    b"forwarded": DROP,
+}
+_RESPONSE: Final = _BOTH_WAYS | {b"proxy-authenticate": DROP}
+_FORGEABLE: Final = b"x-forwarded-"
+
+
+class _Kinds(dict[bytes, int]):
+    """A field's name, spelt as it came, to what to do with it. Remembers the spellings seen, up to a bound."""
+
+    def __init__(self, table: dict[bytes, int], *, from_client: bool) -> None:
+        super().__init__()
+        self._table = table
+        self._from_client = from_client
+
+    def __missing__(self, name: bytes) -> int:
+        lower = name.lower()
+        kind = self._table.get(lower, FORWARD)
+        if self._from_client and kind == FORWARD:
+            # CGI-like backends read X_Forwarded_For as X-Forwarded-For, so it is a forgery too.
+            dashed = lower.replace(b"_", b"-")
+            if dashed.startswith(_FORGEABLE) or (dashed != lower and dashed in self._table):
+                kind = DROP
+        if len(self) < 1024 and len(name) <= 64:
+            self[name] = kind
+        return kind
+
+
+REQUEST_FIELDS: Final = _Kinds(_REQUEST, from_client=True)
+RESPONSE_FIELDS: Final = _Kinds(_RESPONSE, from_client=False)
+
+
+_COMMON: Final = {
+    b" keep-alive": frozenset({b"keep-alive"}),
+    b" Keep-Alive": frozenset({b"keep-alive"}),
+    b" close": frozenset({b"close"}),
+}
+
+
+def connection_options(value: bytes) -> frozenset[bytes]:
+    """The options of a `Connection` field, in lower case."""
+    options = _COMMON.get(value)
+    return frozenset(o.strip().lower() for o in value.split(b",")) - {b""} if options is None else options
+
+
+def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
+    """The header `lines` (``name: value``) whose names are not among `names` (lower case)."""
+    return [line for line in lines if line.partition(b":")[0].lower() not in names]

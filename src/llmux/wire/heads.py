@@ -1,0 +1,92 @@
+"""Heads as llmux writes them: never the bytes that came, always made anew from what was understood.
+
+Pure. The one place that decides which framing and connection fields go out, to backends and to clients.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmux.errors import LlmuxError
+from llmux.wire.errors import error_body
+from llmux.wire.request import Request
+from llmux.wire.response import CHUNKED, UNTIL_CLOSE, ResponseReader
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_REASONS: Final = {
+    400: b"Bad Request",
+    404: b"Not Found",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    415: b"Unsupported Media Type",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+# Control characters that llhttp lets a reason phrase have, though RFC 9112, section 4, does not.
+_NOT_IN_REASON: Final = bytes(range(9)) + bytes(range(10, 32)) + b"\x7f"
+
+
+def request_head(request: Request, *, base: bytes, path: bytes, host: bytes, forwarded: bytes) -> bytes:
+    """The head of `request` for a backend called `host` whose paths begin with `base`.
+
+    `path` takes the place of the request's own. `forwarded` is header lines about the client, each with its CR LF; the
+    host that it asked for is added to them.
+    """
+    lines = [
+        request.method + b" " + base + path + request.query + b" HTTP/1.1\r\nHost: " + host,
+        *request.lines,
+        forwarded + (b"X-Forwarded-Host: " + request.host + b"\r\n" if request.host else b""),
+    ]
+    end = b"Content-Length: %d\r\n\r\n" % len(request.body) if request.framed else b"\r\n"
+    return b"\r\n".join(lines) + end
+
+
+def response_head(response: ResponseReader, *, http11: bool, keep_alive: bool) -> bytes:
+    """The head of a backend's response for a client, and what becomes of its connection.
+
+    `keep_alive` must be False where the body ends with the connection: see `ends_with_connection`.
+    """
+    reason = response.reason
+    if reason != b"OK":
+        reason = reason.translate(None, _NOT_IN_REASON)
+    lines = [b"HTTP/1.1 %d %b" % (response.status, reason), *response.lines]
+    if response.framing == CHUNKED:
+        if http11:
+            lines.append(b"Transfer-Encoding: chunked")
+    elif response.content_length is not None:
+        lines.append(b"Content-Length: " + response.content_length)
+    lines.append(_end(http11=http11, keep_alive=keep_alive))
+    return b"\r\n".join(lines)
+
+
+def ends_with_connection(response: ResponseReader, *, http11: bool) -> bool:
+    """Does only the end of the connection tell the client where this body ends?"""
+    return response.framing == UNTIL_CLOSE or (response.framing == CHUNKED and not http11)
+
+
+def error_response(error: LlmuxError, *, http11: bool = True, keep_alive: bool = False, to_head: bool = False) -> bytes:
+    """A whole response that tells a client of `error`; without its body in answer to a HEAD request."""
+    body = error_body(error)
+    lines = [
+        b"HTTP/1.1 %d %b\r\n" % (error.status, _REASONS.get(error.status, b"Error")),
+        b"Content-Type: application/json\r\n",
+        b"Content-Length: %d\r\n" % len(body),
+    ]
+    if error.retry_after is not None:
+        lines.append(b"Retry-After: %d\r\n" % error.retry_after)
+    lines.append(_end(http11=http11, keep_alive=keep_alive))
+    if not to_head:
+        lines.append(body)
+    return b"".join(lines)
+
+
+def _end(*, http11: bool, keep_alive: bool) -> bytes:
+    if not keep_alive:
+        return b"Connection: close\r\n\r\n"
+    return b"\r\n" if http11 else b"Connection: keep-alive\r\n\r\n"

@@ -1,0 +1,316 @@
+"""Requests out of a client's bytes, one at a time: strict, bounded, and without I/O.
+
+Pure. llhttp (through httptools) judges heads and decodes chunked bodies. It is strict, and a head that it has let
+pass is so regular that cutting it at CR LF and at the first colon cannot be misled. What it leaves open (Host, the
+target's form, the version, sizes, transfer codings, what `Connection` nominates) is decided here. Trailers are dropped.
+Nothing after the end of a request, and nothing after an error, is ever parsed as part of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from llmux.errors import (
+    BadRequestError,
+    BodyTooLargeError,
+    HeadersTooLargeError,
+    NotImplementedOnWireError,
+)
+from llmux.wire.framing import cut
+from llmux.wire.headers import (
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    EXPECT,
+    FORWARD,
+    HOST,
+    REQUEST_FIELDS,
+    TRANSFER_ENCODING,
+    connection_options,
+    without,
+)
+
+_NOT_NOMINATED: Final = frozenset({b"close", b"keep-alive"})
+
+
+class Request:
+    """A whole request, as its backend needs it.
+
+    Attributes:
+        method: as sent.
+        path: of the target, not decoded, without the query.
+        query: with its question mark, or empty.
+        lines: the end-to-end header fields, each ``name: value``, in order.
+        host: what the client asked for: the authority of an absolute target, else the Host field.
+        http11: whether the client speaks HTTP/1.1, else 1.0.
+        keep_alive: whether the client wants the connection to stay open.
+        framed: whether the client declared a body, be it an empty one.
+        body: decoded of its transfer coding, nothing else.
+    """
+
+    __slots__ = (
+        "body",
+        "content_encoding",
+        "content_type",
+        "framed",
+        "host",
+        "http11",
+        "keep_alive",
+        "lines",
+        "method",
+        "path",
+        "query",
+    )
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.path = b""
+        self.query = b""
+        self.lines: list[bytes] = []
+        self.host = b""
+        self.content_type: bytes | None = None
+        self.content_encoding: bytes | None = None
+        self.http11 = True
+        self.keep_alive = True
+        self.framed = False
+        self.body: bytes | bytearray = b""
+
+
+class RequestReader:
+    """Feed it what a client sends; it stops at the end of each request.
+
+    Attributes:
+        request: the request being read.
+        started: some of it, or of the white space before it, has come.
+        in_body: its head is whole and its body is not.
+        complete: it is whole. `reset` makes ready for the next.
+        expects_continue: the client waits for ``100 Continue`` before it sends the body.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_head",
+        "_headers_done",
+        "_length",
+        "_max_body",
+        "_max_head",
+        "_overhead",
+        "_parser",
+        "_tail",
+        "complete",
+        "expects_continue",
+        "in_body",
+        "request",
+        "started",
+    )
+
+    def __init__(self, *, max_head_bytes: int, max_body_bytes: int) -> None:
+        self._max_head = max_head_bytes
+        self._max_body = max_body_bytes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the current request and get ready for the next one."""
+        self.request = Request()
+        self.started = False
+        self.in_body = False
+        self.complete = False
+        self.expects_continue = False
+        self._parser: HttpRequestParser | None = None  # also breaks the cycle with its callbacks
+        self._head: bytearray | None = None
+        self._headers_done = False
+        self._tail = b""
+        self._chunked = False
+        self._length = 0
+        self._overhead = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take in `data` up to the end of the current request; returns what is left of it.
+
+        Raises:
+            BadRequestError, NotImplementedOnWireError, HeadersTooLargeError, BodyTooLargeError: the rest of the
+                client's bytes mean nothing any more. The reader must not be fed again.
+        """
+        while data and not self.complete:
+            if not self.in_body:
+                data = self._feed_head(data)
+            elif self._chunked:
+                data = self._feed_chunked(data)
+            else:
+                data = self._feed_length(data)
+        return data
+
+    def _parse(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = HttpRequestParser(self)
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade:
+            raise NotImplementedOnWireError("CONNECT and protocol upgrades are not supported") from None
+        except HttpParserError as error:
+            raise BadRequestError(f"malformed request: {error}") from None
+
+    # --- heads ----------------------------------------------------------------------------------------------------
+
+    def _feed_head(self, data: bytes) -> bytes:
+        end, self._tail = cut(self._tail, data)
+        piece = data if end == len(data) else data[:end]
+        size = end
+        if self._head is not None:
+            self._head += piece
+            size = len(self._head)
+        if size > self._max_head:
+            raise HeadersTooLargeError(f"the request's head is larger than {self._max_head} bytes")
+        self._parse(piece)
+        if self._headers_done:
+            self._end_head(piece if self._head is None else bytes(self._head))
+        elif self._head is None:
+            self.started = True
+            self._head = bytearray(piece)
+        return data[end:]
+
+    def _end_head(self, head: bytes) -> None:
+        self.started = True
+        lines = head.lstrip(b"\r\n").split(b"\r\n")
+        target = self._request_line(lines[0])
+        request = self.request
+        kept = request.lines
+        host = connection = transfer_encoding = length = None
+        for line in lines[1:-2]:
+            name, _, value = line.partition(b":")
+            kind = REQUEST_FIELDS[name]
+            if kind == FORWARD:
+                kept.append(line)
+            elif kind == HOST:
+                host = _once(host, value)
+            elif kind == CONTENT_LENGTH:
+                length = _once(length, value)
+            elif kind == CONTENT_TYPE:
+                request.content_type = _once(request.content_type, value)
+                kept.append(line)
+            elif kind == CONNECTION:
+                connection = value if connection is None else connection + b"," + value
+            elif kind == TRANSFER_ENCODING:
+                transfer_encoding = _once(transfer_encoding, value)
+            elif kind == CONTENT_ENCODING:
+                request.content_encoding = _once(request.content_encoding, value)
+                kept.append(line)
+            elif kind == EXPECT:
+                self.expects_continue = value.strip().lower() == b"100-continue"
+        self._set_target(target, host)
+        if connection is not None:
+            options = connection_options(connection)
+            request.keep_alive = b"close" not in options and (request.http11 or b"keep-alive" in options)
+            if not options <= _NOT_NOMINATED:
+                request.lines = without(kept, options)
+        self._set_framing(transfer_encoding, length)
+
+    def _request_line(self, line: bytes) -> bytes:
+        parts = line.split()
+        version = parts[-1]
+        request = self.request
+        if version != b"HTTP/1.1":
+            if version != b"HTTP/1.0":
+                raise BadRequestError("malformed request: only HTTP/1.0 and HTTP/1.1 are spoken here")
+            request.http11 = request.keep_alive = False
+        request.method = parts[0]
+        return parts[1]
+
+    def _set_target(self, target: bytes, host: bytes | None) -> None:
+        """RFC 9112, section 3.2: origin-form; of absolute-form, which servers must accept, only path and query."""
+        request = self.request
+        if host is None:
+            if request.http11:
+                raise BadRequestError("malformed request: there is no Host field")
+        else:
+            request.host = host
+        if not target.startswith(b"/"):
+            scheme, separator, rest = target.partition(b"://")
+            if not separator or scheme.lower() not in (b"http", b"https"):
+                raise BadRequestError("malformed request: the target must be a path")
+            at = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+            request.host = rest[:at]
+            target = rest[at:] if rest.startswith(b"/", at) else b"/" + rest[at:]
+        if b"#" in target:
+            raise BadRequestError("malformed request: a target has no fragment")
+        path, mark, query = target.partition(b"?")
+        request.path = path
+        request.query = mark + query
+
+    def _set_framing(self, transfer_encoding: bytes | None, length: bytes | None) -> None:
+        request = self.request
+        if transfer_encoding is not None:
+            if transfer_encoding.lower() != b"chunked":
+                raise NotImplementedOnWireError("the only transfer coding supported is chunked")
+            if not request.http11:
+                raise BadRequestError("malformed request: HTTP/1.0 has no transfer codings")
+            self._chunked = request.framed = True
+        elif length is not None:
+            request.framed = True
+            self._length = int(length)  # llhttp has seen to it that it is a number
+            if self._length > self._max_body:
+                raise BodyTooLargeError(f"the request's body is larger than {self._max_body} bytes")
+        if self._chunked or self._length:
+            self.in_body = True
+        else:
+            self.complete = True
+
+    # --- bodies ---------------------------------------------------------------------------------------------------
+
+    def _feed_length(self, data: bytes) -> bytes:
+        request = self.request
+        missing = self._length - len(request.body)
+        piece, rest = (data, b"") if len(data) <= missing else (data[:missing], data[missing:])
+        whole = len(piece) == missing
+        if whole and not request.body:
+            request.body = piece
+        else:
+            self._append(piece)
+        if whole:
+            self._end_body()
+        return rest
+
+    def _feed_chunked(self, data: bytes) -> bytes:
+        end, self._tail = cut(self._tail, data)
+        before = len(self.request.body)
+        self._parse(data[:end])
+        if len(self.request.body) > self._max_body:
+            raise BodyTooLargeError(f"the request's body is larger than {self._max_body} bytes")
+        # Chunk extensions and trailers are read and dropped, but not without end.
+        self._overhead = 0 if len(self.request.body) > before else self._overhead + end
+        if self._overhead > self._max_head:
+            raise HeadersTooLargeError("the request's chunk extensions or trailers are too large")
+        return data[end:]
+
+    def _append(self, piece: bytes) -> None:
+        body = self.request.body
+        if not isinstance(body, bytearray):
+            self.request.body = body = bytearray(body)
+        body += piece
+
+    def _end_body(self) -> None:
+        self.in_body = False
+        self.complete = True
+
+    # --- callbacks of httptools -----------------------------------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        self._headers_done = True
+
+    def on_body(self, body: bytes) -> None:
+        self._append(body)
+
+    def on_message_complete(self) -> None:
+        if self._chunked:
+            self._end_body()
+
+
+def _once(before: bytes | None, value: bytes) -> bytes:
+    """A field's value, of which there must be one: another would be read by some and not by others."""
+    if before is not None:
+        raise BadRequestError("malformed request: a field that must be given once is there twice")
+    return value.strip()

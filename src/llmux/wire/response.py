@@ -1,0 +1,270 @@
+"""Responses out of a backend's bytes: the head parsed, the body bounded and handed on as it came.
+
+Pure. llhttp (through httptools) judges heads and chunk framing; a head that it has let pass is cut at CR LF and the
+first colon. Bodies with a length are only counted. A chunked body is checked and relayed raw, trailers and all, or
+decoded for clients that know no chunks. Bytes past the end are never part of the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from llmux.errors import BackendError
+from llmux.wire.framing import cut
+from llmux.wire.headers import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    FORWARD,
+    RESPONSE_FIELDS,
+    TRANSFER_ENCODING,
+    connection_options,
+    without,
+)
+
+MAX_HEAD_BYTES = 256 * 1024
+"""Of one response head. What comes after it is handed on, not kept, so it needs no bound."""
+
+
+# What tells where the body ends. Plain ints, as they are compared for every piece of it.
+NONE: Final = 0
+LENGTH: Final = 1
+CHUNKED: Final = 2
+UNTIL_CLOSE: Final = 3
+
+
+class ResponseReader:
+    """Feed it what a backend sends in answer to one request.
+
+    Interim responses (1xx) are dropped. A chunked body is handed on with its framing.
+
+    Attributes:
+        started: some byte has come.
+        head_done: status, reason, lines and framing are known.
+        lines: the end-to-end header fields, each ``name: value``, in order.
+        framing: NONE, LENGTH, CHUNKED or UNTIL_CLOSE.
+        content_length: the field's value, as it came.
+        event_stream: the content is server-sent events.
+        complete: the body is whole too.
+        reusable: the connection may carry another request, once complete.
+    """
+
+    __slots__ = (
+        "_head",
+        "_headers_done",
+        "_in_chunk",
+        "_parser",
+        "_remaining",
+        "_tail",
+        "_to_head",
+        "complete",
+        "content_length",
+        "event_stream",
+        "framing",
+        "head_done",
+        "lines",
+        "reason",
+        "reusable",
+        "started",
+        "status",
+    )
+
+    def __init__(self, *, to_head: bool) -> None:
+        self._to_head = to_head
+        self._parser: HttpResponseParser | None = None
+        self._head: bytearray | None = None
+        self._headers_done = False
+        self._tail = b""
+        self._remaining = 0
+        self._in_chunk = False
+        self.started = False
+        self.head_done = False
+        self.complete = False
+        self.reusable = False
+        self.status = 0
+        self.reason = b""
+        self.lines: list[bytes] = []
+        self.content_length: bytes | None = None
+        self.event_stream = False
+        self.framing: int = NONE
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take in `data`: the bytes to hand on to the client, and those past the end of the response.
+
+        Raises:
+            BackendError: this is not HTTP. The reader must not be fed again.
+        """
+        self.started = True
+        if not self.head_done:
+            data = self._feed_head(data)
+            if self.complete or not data:
+                return b"", data
+        if self.framing == CHUNKED:
+            return self._feed_chunked(data)
+        if self.framing == UNTIL_CLOSE:
+            return data, b""
+        self._remaining -= len(data)
+        if self._remaining > 0:
+            return data, b""
+        self._end()
+        if self._remaining == 0:
+            return data, b""
+        end = self._remaining
+        return data[:end], data[end:]
+
+    def end_of_file(self) -> bool:
+        """The backend will send no more: is the response whole?"""
+        if self.head_done and self.framing == UNTIL_CLOSE:
+            self._end()
+        return self.complete
+
+    def between_chunks(self, relayed: bytes) -> bool:
+        """Could another chunk follow `relayed`, which is the end of what was handed on of a chunked body?"""
+        # A chunk's size line that is not whole yet does not end in CR LF, and a whole one begins a chunk.
+        return self.framing == CHUNKED and not self._in_chunk and relayed.endswith(b"\r\n")
+
+    # --- heads ----------------------------------------------------------------------------------------------------
+
+    def _feed_head(self, data: bytes) -> bytes:
+        while data and not self.head_done:
+            end, self._tail = cut(self._tail, data)
+            piece = data if end == len(data) else data[:end]
+            size = end
+            if self._head is not None:
+                self._head += piece
+                size = len(self._head)
+            if size > MAX_HEAD_BYTES:
+                raise BackendError(f"the backend's response head is larger than {MAX_HEAD_BYTES} bytes")
+            self._parse(piece)
+            if self._headers_done:
+                self._end_head(piece if self._head is None else bytes(self._head))
+            elif self._head is None:
+                self._head = bytearray(piece)
+            data = data[end:]
+        return data
+
+    def _parse(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = HttpResponseParser(self)
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade:
+            raise BackendError("the backend switched protocols unasked") from None
+        except HttpParserError as error:
+            raise BackendError(f"the backend's response is malformed: {error}") from None
+
+    def _end_head(self, head: bytes) -> None:
+        lines = head.lstrip(b"\r\n").split(b"\r\n")
+        http11 = self._status_line(lines[0])
+        if self.status < 200:  # an interim response
+            self._head = None
+            self._headers_done = False
+            return
+        self.head_done = True
+        kept = self.lines
+        connection = transfer_encoding = None
+        for line in lines[1:-2]:
+            name, _, value = line.partition(b":")
+            kind = RESPONSE_FIELDS[name]
+            if kind == FORWARD:
+                kept.append(line)
+            elif kind == CONTENT_LENGTH:
+                self.content_length = value.strip()
+            elif kind == CONTENT_TYPE:
+                kept.append(line)
+                self.event_stream = value.lstrip()[:17].lower() == b"text/event-stream"
+            elif kind == TRANSFER_ENCODING:
+                transfer_encoding = value if transfer_encoding is None else transfer_encoding + b"," + value
+            elif kind == CONNECTION:
+                connection = value if connection is None else connection + b"," + value
+        keep_alive = http11
+        if connection is not None:
+            options = connection_options(connection)
+            self.lines = without(kept, options)
+            keep_alive = b"close" not in options and (http11 or b"keep-alive" in options)
+        self._set_framing(http11, transfer_encoding)
+        self.reusable = keep_alive and self.framing != UNTIL_CLOSE
+        if self.framing == NONE or (self.framing == LENGTH and not self._remaining):
+            self._end()
+        elif self.framing != CHUNKED:
+            self._parser = None  # it has nothing more to read, and holds on to this reader
+
+    def _status_line(self, line: bytes) -> bool:
+        """Reads status and reason; is it HTTP/1.1, else 1.0?"""
+        version, status, space = line[:9], line[9:12], line[12:13]
+        if version not in (b"HTTP/1.1 ", b"HTTP/1.0 ") or not status.isdigit() or space not in (b" ", b""):
+            raise BackendError("the backend's response is malformed: it begins with no status line of HTTP/1")
+        self.status = int(status)
+        if self.status < 100:
+            raise BackendError("the backend's response is malformed: there is no such status")
+        self.reason = line[13:]
+        return version == b"HTTP/1.1 "
+
+    def _set_framing(self, http11: bool, transfer_encoding: bytes | None) -> None:
+        """RFC 9112, section 6.3."""
+        if self._to_head or self.status in (204, 304):
+            if self.status == 204:
+                self.content_length = None
+        elif transfer_encoding is not None:
+            if not http11 or transfer_encoding.strip().lower() != b"chunked":
+                raise BackendError("the backend's response has a transfer coding other than chunked")
+            self.framing = CHUNKED
+        elif self.content_length is not None:
+            self.framing = LENGTH
+            self._remaining = int(self.content_length)
+        else:
+            self.framing = UNTIL_CLOSE
+
+    # --- bodies ---------------------------------------------------------------------------------------------------
+
+    def _feed_chunked(self, data: bytes) -> tuple[bytes, bytes]:
+        at = 0
+        while at < len(data) and not self.complete:
+            piece = data[at:] if at else data
+            end, self._tail = cut(self._tail, piece)
+            self._parse(piece[:end])
+            at += end
+        return self._decoded(data[:at]), data[at:]
+
+    def _decoded(self, chunks: bytes) -> bytes:
+        return chunks
+
+    def _end(self) -> None:
+        self.complete = True
+        self._parser = None  # and with it the cycle of references
+
+    # --- callbacks of httptools -----------------------------------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        self._headers_done = True
+
+    def on_chunk_header(self) -> None:
+        self._in_chunk = True
+
+    def on_chunk_complete(self) -> None:
+        self._in_chunk = False
+
+    def on_message_complete(self) -> None:
+        if self.framing == CHUNKED:
+            self._end()
+
+
+class DecodingResponseReader(ResponseReader):
+    """Hands on the content of a chunked body without its framing, for clients that speak HTTP/1.0."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, *, to_head: bool) -> None:
+        super().__init__(to_head=to_head)
+        self._pieces: list[bytes] = []
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+
+    def _decoded(self, chunks: bytes) -> bytes:
+        content = b"".join(self._pieces)
+        self._pieces.clear()
+        return content
