@@ -183,7 +183,8 @@ def _serve(options: ServeOptions) -> None:
         except StartError as error:
             _fail(str(error), status=1)
     except ConfigError as error:
-        _fail(str(error), status=2)
+        hint = "" if options.config or DEFAULT_CONFIG.exists() else "\nName a file with -c, or try `llmux demo`."
+        _fail(f"{error}{hint}", status=2)
     raise typer.Exit(status)
 
 
