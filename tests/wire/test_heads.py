@@ -38,6 +38,8 @@ def test_every_error_of_the_gateway_has_a_reason() -> None:
         return [kind, *(leaf for child in kind.__subclasses__() for leaf in leaves(child))]
 
     for kind in leaves(LlmuxError):
+        if kind.__module__ != LlmuxError.__module__:  # the control plane's own never pass here
+            continue
         error = kind.__new__(kind)
         error.message = "x"
         assert b" Error\r\n" not in error_response(error).replace(b"Internal Server Error", b""), kind
