@@ -101,15 +101,20 @@ class ClientConnection(asyncio.Protocol):
             # What came behind the request may be unread: a plain close could then destroy the response on its way.
             self._linger() if self._backlog else self.close()
         elif not self._consuming:
-            data, self._backlog = self._backlog, b""
-            self._resume_reading()
-            self._consume(data)
+            if self._reading_paused:
+                self._resume_reading()
+            data = self._backlog
+            if data:
+                self._backlog = b""
+                self._consume(data)
+            else:
+                self._wait()
 
     def close(self) -> None:
         """Close after everything written has left."""
         self._exchange = None
         self._phase = _CLOSING
-        self.deadline = self._shared.deadline(self._shared.timeouts.write)
+        self.deadline = self._shared.loop.time() + self._shared.seconds.write
         if self._transport is not None:
             self._transport.close()
 
@@ -137,7 +142,7 @@ class ClientConnection(asyncio.Protocol):
             unsent = _unsent(self._transport)
             if unsent < self._unsent:  # slow, but it reads
                 self._unsent = unsent
-                self.deadline = self._shared.deadline(self._shared.timeouts.write)
+                self.deadline = self._shared.loop.time() + self._shared.seconds.write
             else:
                 self.abort()
         elif exchange is not None:
@@ -161,12 +166,15 @@ class ClientConnection(asyncio.Protocol):
         try:
             while data:
                 data = reader.feed(data)
-                self._hold(len(reader.request.body))
+                request = reader.request
+                held = len(request.body)
+                if held != self._held:
+                    self._shared.hold(held - self._held)
+                    self._held = held
                 if not reader.complete:
                     break
                 self._phase = _BUSY
                 self._backlog = data
-                request, held = reader.request, self._held
                 self._held = 0
                 reader.reset()
                 self._exchange = exchange = Exchange(self._shared, self, request, held)
@@ -186,29 +194,24 @@ class ClientConnection(asyncio.Protocol):
 
     def _wait(self) -> None:
         """Wait for more of a request."""
-        reader, timeouts = self._reader, self._shared.timeouts
+        reader, shared = self._reader, self._shared
         if not reader.started:
-            if self._shared.stopping:
+            if shared.stopping:
                 self.close()
                 return
             self._phase = _IDLE
-            self.deadline = self._shared.deadline(timeouts.keep_alive)
+            self.deadline = shared.loop.time() + shared.seconds.keep_alive
         elif not reader.in_body:
             if self._phase != _HEAD:
                 self._phase = _HEAD
-                self.deadline = self._shared.deadline(timeouts.head)
+                self.deadline = shared.loop.time() + shared.seconds.head
         else:
             if self._phase != _BODY:
                 self._phase = _BODY
-                self.deadline = self._shared.deadline(timeouts.body)
+                self.deadline = shared.loop.time() + shared.seconds.body
             if reader.expects_continue and not reader.request.body:
                 self.write(CONTINUE)
             reader.expects_continue = False
-
-    def _hold(self, size: int) -> None:
-        if size != self._held:
-            self._shared.hold(size - self._held)
-            self._held = size
 
     def _refuse(self, error: LlmuxError) -> None:
         """Answer what is not, or not yet, a request. What the rest of the bytes mean is not known any more."""
@@ -221,7 +224,7 @@ class ClientConnection(asyncio.Protocol):
         self._let_go()
         self._exchange = None
         self._phase = _CLOSING
-        self.deadline = self._shared.deadline(LINGER_SECONDS)
+        self.deadline = self._shared.loop.time() + LINGER_SECONDS
         self._resume_reading()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
@@ -254,7 +257,7 @@ class ClientConnection(asyncio.Protocol):
         if isinstance(peer, tuple):
             self.forwarded = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % str(peer[0]).encode("latin-1")
         self._shared.client_opened(self)
-        self.deadline = self._shared.deadline(self._shared.timeouts.keep_alive)
+        self.deadline = self._shared.loop.time() + self._shared.seconds.keep_alive
         if self._shared.stopping:
             self.close()
 
@@ -279,7 +282,7 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._unsent = _unsent(self._transport)
         if self._phase == _BUSY:
-            self.deadline = self._shared.deadline(self._shared.timeouts.write)
+            self.deadline = self._shared.loop.time() + self._shared.seconds.write
         if self._exchange is not None:
             self._exchange.client_paused()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 from typing import TYPE_CHECKING, Final
 
 from llmux import logs
@@ -114,7 +115,6 @@ class Exchange:
         if self._model is None:
             self._state = GRANTED
         else:
-            self._client.deadline = self._shared.deadline(None)
             self._request_id = self._shared.scheduler.arrived(self._model, self)
         if self._state == GRANTED:
             self._forward()
@@ -122,6 +122,7 @@ class Exchange:
             self._fail(self._refusal)
         else:
             self._state = QUEUED
+            self._client.deadline = math.inf
 
     def _route(self) -> None:
         shared, request = self._shared, self._request
@@ -172,7 +173,7 @@ class Exchange:
             self._cut(error)
         elif self._state != DONE:
             self._fail(error)
-            if self._state != DONE:
+            if self._granted:
                 self._give_back()
 
     # --- forwarding -----------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Exchange:
 
     def _connect_anew(self, pool: Pool) -> None:
         self._state = CONNECTING
-        self._client.deadline = self._shared.deadline(self._shared.timeouts.connect)
+        self._client.deadline = self._shared.loop.time() + self._shared.seconds.connect
         self._connect = pool.connect(self)
 
     def connected(self, connection: UpstreamConnection) -> None:
@@ -219,7 +220,7 @@ class Exchange:
         self._response = response = reader(to_head=request.method == b"HEAD")
         self._connection = connection
         self._state = WAITING
-        self._client.deadline = self._shared.deadline(self._shared.timeouts.response)
+        self._client.deadline = self._shared.loop.time() + self._shared.seconds.response
         connection.send(head, request.body, response, self)
         if self._held and connection.flushed and request.method not in _REPLAYABLE:
             self._release_body()
@@ -250,8 +251,7 @@ class Exchange:
             if response.event_stream:
                 self._last_bytes = data[-4:]
             if not client.write_paused:
-                between = self._shared.timeouts.between_bytes
-                client.deadline = self._shared.deadline(None) if between is None else now + between
+                client.deadline = now + self._shared.seconds.between_bytes
             client.write(data)
 
     def malformed(self, error: BackendError) -> None:
@@ -284,7 +284,7 @@ class Exchange:
         if self._state == DRAINING:
             self._finish(tell_client=True)
         elif self._connection is not None:
-            self._client.deadline = self._shared.deadline(self._shared.timeouts.between_bytes)
+            self._client.deadline = self._shared.loop.time() + self._shared.seconds.between_bytes
             self._connection.resume_reading()
 
     @property
@@ -306,16 +306,16 @@ class Exchange:
 
     def deadline_passed(self) -> None:
         """The backend took too long over what it does now."""
-        timeouts = self._shared.timeouts
+        seconds = self._shared.seconds
         if self._state == CONNECTING:
             self._backend_failed("connect", None)
-            error = BackendTimeoutError(f"the backend did not accept a connection within {timeouts.connect} s")
+            error = BackendTimeoutError(f"the backend did not accept a connection within {seconds.connect} s")
         elif self._state == WAITING:
             started = self._response is not None and self._response.started
             what = "finish its response's head" if started else "begin to respond"
-            error = BackendTimeoutError(f"the backend did not {what} within {timeouts.response} s")
+            error = BackendTimeoutError(f"the backend did not {what} within {seconds.response} s")
         else:
-            error = BackendTimeoutError(f"the backend was silent for {timeouts.between_bytes} s amid its response")
+            error = BackendTimeoutError(f"the backend was silent for {seconds.between_bytes} s amid its response")
         self._drop_backend()
         self._fail(error)
 
@@ -363,7 +363,7 @@ class Exchange:
         """All is written. The exchange lasts until it has left."""
         if self._client.write_paused:
             self._state = DRAINING
-            self._client.deadline = self._shared.deadline(self._shared.timeouts.write)
+            self._client.deadline = self._shared.loop.time() + self._shared.seconds.write
         else:
             self._finish(tell_client=True)
 
@@ -371,8 +371,10 @@ class Exchange:
         if self._state == DONE:
             return
         self._state = DONE
-        self._release_body()
-        self._give_back()
+        if self._held:
+            self._release_body()
+        if self._granted:
+            self._give_back()
         if not self._to_control:
             if not self._status:
                 self._status = CLIENT_GONE
@@ -382,10 +384,9 @@ class Exchange:
             self._client.exchange_done(self)
 
     def _give_back(self) -> None:
-        """Give the grant back, if there is one."""
-        if self._granted:
-            self._granted = False
-            self._shared.scheduler.finished(self._request_id)
+        """Give the grant back."""
+        self._granted = False
+        self._shared.scheduler.finished(self._request_id)
 
     def _drop_backend(self) -> None:
         if self._connect is not None:
@@ -396,10 +397,9 @@ class Exchange:
             self._connection = None
 
     def _release_body(self) -> None:
-        if self._held:
-            self._shared.buffered -= self._held
-            self._held = 0
-            self._request.body = b""
+        self._shared.buffered -= self._held
+        self._held = 0
+        self._request.body = b""
 
     def _backend_failed(self, phase: str, reason: Exception | None) -> None:
         self._log(phase, reason)

@@ -37,9 +37,10 @@ def find_route(request: Request) -> Route:
     path = request.path
     if path.startswith(b"/upstream/"):
         return Route(*model_in_target(path, request.query[1:]))
-    if _is_under(path, _ALWAYS_CONTROL):
+    if path.startswith(_ALWAYS_CONTROL) and any(_is_under(path, root) for root in _ALWAYS_CONTROL):
         return Route(None, path)
-    compressed = bool(request.body) and (request.content_encoding or b"identity").strip().lower() != b"identity"
+    coding = request.content_encoding
+    compressed = coding is not None and coding.lower() != b"identity" and bool(request.body)
     if request.body and not compressed:
         name = model_in_body(request.content_type, request.body)
         if name is not None:
@@ -55,5 +56,5 @@ def find_route(request: Request) -> Route:
     raise NoModelError
 
 
-def _is_under(path: bytes, roots: tuple[bytes, ...]) -> bool:
-    return path.startswith(roots) and any(path == root or path.startswith(root + b"/") for root in roots)
+def _is_under(path: bytes, root: bytes) -> bool:
+    return path == root or path.startswith(root + b"/")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmux.addresses import BackendAddress
 from llmux.errors import OverloadedError
 from llmux.gateway.observer import Observer
-from llmux.gateway.settings import Backend, GatewaySettings
+from llmux.gateway.settings import Backend, GatewaySettings, Timeouts
 from llmux.ports import Scheduler
 from llmux.upstream import Pool
 
@@ -18,10 +18,30 @@ if TYPE_CHECKING:
     from llmux.gateway.client import ClientConnection
 
 
+class Seconds:
+    """`Timeouts` to calculate with: what has no limit is infinite."""
+
+    __slots__ = ("between_bytes", "body", "connect", "head", "keep_alive", "response", "write")
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self.keep_alive = _or_infinite(timeouts.keep_alive)
+        self.head = _or_infinite(timeouts.head)
+        self.body = _or_infinite(timeouts.body)
+        self.connect = _or_infinite(timeouts.connect)
+        self.response = _or_infinite(timeouts.response)
+        self.between_bytes = _or_infinite(timeouts.between_bytes)
+        self.write = _or_infinite(timeouts.write)
+
+
+def _or_infinite(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds
+
+
 class Shared:
     """The state of a gateway, without its listeners.
 
     Attributes:
+        seconds: how long each phase may take.
         stopping: every response is the last of its connection.
         clients: the connections there are.
         no_clients: set while there are none.
@@ -41,7 +61,7 @@ class Shared:
         self.scheduler = scheduler
         self.backends = dict(backends)
         self.settings = settings
-        self.timeouts = settings.timeouts
+        self.seconds = Seconds(settings.timeouts)
         self.observer = observer
         self.stopping = False
         self.clients: set[ClientConnection] = set()
@@ -74,10 +94,6 @@ class Shared:
     def all_pools(self) -> list[Pool]:
         """Those of the models and that of the control plane."""
         return [*self.pools.values(), *([] if self.control is None else [self.control])]
-
-    def deadline(self, seconds: float | None) -> float:
-        """The loop's time in `seconds` from now."""
-        return math.inf if seconds is None else self.loop.time() + seconds
 
     def hold(self, size: int) -> None:
         """Count `size` more bytes as buffered.

@@ -1,0 +1,106 @@
+"""Whole requests and responses, cut up anywhere, through a real gateway: what arrives is what was sent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.gateway.peers import RawClient, rig
+from tests.wire.messages import BODIES, FIELDS, Body, framed, splits
+
+CONTENTS = BODIES.map(lambda raw: b'{"model": "m", "x": "' + raw.hex().encode() + b'"}')
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> list[tuple[bytes, list[tuple[str, bytes]], Body, bytes, Body]]:
+    """Requests to pipeline, and what the backend answers to each."""
+    count = draw(st.integers(1, 4))
+    return [
+        (
+            draw(st.sampled_from([b"/v1/a", b"/v1/b?c=d", b"/"])),
+            draw(FIELDS),
+            draw(framed(CONTENTS)),
+            b"".join(b"%b: %b\r\n" % (name.encode(), value) for name, value in draw(FIELDS)),
+            draw(framed()),
+        )
+        for _ in range(count)
+    ]
+
+
+async def check(sent: list[Any], arrivals: list[bytes], departures: list[list[bytes]]) -> None:
+    async with rig() as gateway:
+        answering: list[asyncio.Task[None]] = []
+
+        async def answer(connection: Any, pieces: list[bytes]) -> None:
+            for piece in pieces:
+                connection.write(piece)
+                await asyncio.sleep(0)
+
+        left = list(departures)
+        gateway.backend.script = lambda connection, _: answering.append(
+            asyncio.ensure_future(answer(connection, left.pop(0)))
+        )
+        client = await gateway.client()
+        sending = asyncio.ensure_future(client.send(*arrivals))
+        for number, (target, fields, body, _, response) in enumerate(sent):
+            got = await client.receive()
+            assert got.status == 200
+            assert got.body == response.content
+            request = gateway.backend.requests[number]
+            assert request.target == target.decode()
+            assert request.body == body.content
+            own = [(name, value.encode("latin-1")) for name, value in request.headers if name.startswith("x-t-")]
+            assert own == [(name.lower(), value) for name, value in fields]
+        await sending
+        await asyncio.gather(*answering)
+        assert len(gateway.backend.requests) == len(sent)
+        assert len(gateway.backend.connections) == 1
+        assert len(gateway.scheduler.finishes) == len(sent)
+
+
+@pytest.mark.parametrize("runner", [uvloop.run, asyncio.run])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), sent=exchanges())
+def test_pipelined_exchanges_survive_any_split(runner: Any, data: st.DataObject, sent: list[Any]) -> None:
+    wire = b"".join(
+        b"POST %b HTTP/1.1\r\nHost: x\r\n%b%b\r\n%b"
+        % (target, b"".join(b"%b: %b\r\n" % (n.encode(), v) for n, v in fields), body.fields, body.wire)
+        for target, fields, body, _, _ in sent
+    )
+    departures = [
+        data.draw(splits(b"HTTP/1.1 200 OK\r\n" + lines + body.fields + b"\r\n" + body.wire))
+        for *_, lines, body in sent
+    ]
+    runner(check(sent, data.draw(splits(wire)), departures))
+
+
+async def leave(request: bytes, response: bytes, sent: int, answered: int, turns: int) -> None:
+    async with rig() as gateway:
+        gateway.backend.play(response[:answered])
+        client = await gateway.client()
+        client.writer.write(request[:sent])
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        client.reset()
+        gateway.backend.play(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await gateway.idle()
+        following = await RawClient.open(gateway.port)
+        gateway.clients.append(following)
+        await following.send(request)
+        assert (await following.receive()).body in (b"ok", b"hello")
+
+
+@pytest.mark.parametrize("runner", [uvloop.run, asyncio.run])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(sent=st.integers(1, 200), answered=st.integers(0, 200), turns=st.integers(0, 30))
+def test_leaving_at_any_point(runner: Any, sent: int, answered: int, turns: int) -> None:
+    """The rig looks at the books: every grant given back once, nothing left in memory."""
+    body = b'{"model": "m"}'
+    request = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    runner(leave(request, response, sent, answered, turns))
