@@ -1,7 +1,7 @@
 """The README's picture of the demo: a terminal's screen, with its colours, as SVG.
 
-    tmux new-session -d -s demo -x 112 -y 50 '.venv/bin/llmux demo'
-    sleep 12; tmux capture-pane -e -p -t demo | .venv/bin/python docs/picture.py > docs/demo.svg
+tmux new-session -d -s demo -x 112 -y 50 '.venv/bin/llmux demo'
+sleep 12; tmux capture-pane -e -p -t demo | .venv/bin/python docs/picture.py > docs/demo.svg
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from llmux.config import Config
 from llmux.control.view import ModelEntry
 from llmux.core import IMPLICIT_DEVICE, Core, CoreSettings, ModelSpec
 from llmux.driver import Driver
+from llmux.eventlog.recorder import Recorder
 from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import Hook, OnExit
@@ -53,6 +54,21 @@ def core_settings(config: Config) -> CoreSettings:
     )
 
 
+def recorder(config: Config, settings: CoreSettings) -> Recorder | None:
+    """The event log of a configuration that wants one, not yet begun."""
+    path = config.event_log_path
+    if path is None:
+        return None
+    return Recorder(
+        path,
+        settings,
+        config.policy.name,
+        config.policy.arguments(),
+        max_bytes=config.event_log_max_bytes,
+        keep=config.event_log_keep,
+    )
+
+
 class _ControlView:
     """What the control plane may see."""
 
@@ -75,9 +91,11 @@ class App:
         ports = {name: model.port for name, model in config.models.items() if model.port is not None}
         self._telemetry = Telemetry(config.models, request_timeout_secs=config.policy.request_timeout_secs)
         self._hooks = HookRunner(on_output=self._telemetry.hook_output)
-        policy = load_policy(config.policy.name, config.policy.options)
+        policy = load_policy(config.policy.name, config.policy.arguments())
+        settings = core_settings(config)
+        self._recorder = recorder(config, settings)
         self._driver = Driver(
-            Core(core_settings(config), policy),
+            Core(settings, policy),
             hooks=self._hooks,
             scripts={
                 (name, hook): HookSpec(model.script(hook), config.hook_cwd(name, hook))
@@ -87,6 +105,7 @@ class App:
             ports=ports,
             aliases=config.names(),
             sink=self._telemetry,
+            recorder=self._recorder,
         )
         self._gateway = Gateway(
             scheduler=self._driver,
@@ -117,11 +136,14 @@ class App:
             sockets: listen on these sockets, which are bound already, instead.
 
         Raises:
-            OSError: the address cannot be bound; no hook has run then.
+            OSError: the address cannot be bound, or the event log not be opened; no hook has run then.
         """
         view = _ControlView(self.config, self._driver)
         # The control plane first: whoever connects early must find it.
-        async with control.control_server(lambda: control.build_control(view, self._telemetry)) as address:
+        async with (
+            self._recording(),
+            control.control_server(lambda: control.build_control(view, self._telemetry)) as address,
+        ):
             self._gateway.control = address
             try:
                 if sockets is None:
@@ -138,6 +160,17 @@ class App:
             finally:
                 await self._gateway.close()
                 self._driver.close()
+
+    @contextlib.asynccontextmanager
+    async def _recording(self) -> AsyncIterator[None]:
+        if self._recorder is None:
+            yield
+            return
+        await asyncio.to_thread(self._recorder.start)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self._recorder.close)
 
     async def stop(self) -> None:
         """Stop accepting, refuse what waits, let what is in flight end within ``shutdown_grace_secs``, see that no

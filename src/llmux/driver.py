@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any, Protocol
@@ -19,7 +19,6 @@ from llmux.core import IMPLICIT_DEVICE, Core
 from llmux.core.report import snapshot
 from llmux.errors import (
     BackoffError,
-    CancelledByOperatorError,
     DeviceLostError,
     HookFailedError,
     LlmuxError,
@@ -74,7 +73,6 @@ _ERRORS: Mapping[Refusal, type[SwitchError]] = {
     Refusal.DEVICE_LOST: DeviceLostError,
     Refusal.QUEUE_FULL: QueueFullError,
     Refusal.SHUTTING_DOWN: ShuttingDownError,
-    Refusal.CANCELLED: CancelledByOperatorError,
 }
 
 
@@ -93,6 +91,13 @@ class FactSink(Protocol):
     def hook_ended(self, model: str, hook: Hook, result: HookResult) -> None: ...
 
 
+class Recorder(Protocol):
+    """Takes down what the core is told and says; `effects` is None where it raised an exception of the type `raised`.
+    Called for every event, so it must be quick, and it must not raise."""
+
+    def __call__(self, at: float, event: Event, effects: Sequence[Effect] | None, raised: str = "") -> None: ...
+
+
 class Driver:
     """Runs a core: implements `llmux.ports.Scheduler` for the gateway, and an operator's commands.
 
@@ -103,6 +108,7 @@ class Driver:
         ports: the TCP port of every model's backend, where it has one.
         aliases: other names of models.
         sink: telemetry.
+        recorder: the event log, if there is one.
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class Driver:
         ports: Mapping[str, int],
         aliases: Mapping[str, str],
         sink: FactSink,
+        recorder: Recorder | None = None,
     ) -> None:
         self.core = core
         self.backends: Backends | None = None
@@ -122,6 +129,7 @@ class Driver:
         self._ports = ports
         self._names = {name: name for name in core.ledger.models} | dict(aliases)
         self._sink = sink
+        self._record = recorder
         self._loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
         self._busy = False
@@ -167,14 +175,18 @@ class Driver:
         now = monotonic()  # the loop's own time has a resolution of a millisecond on uvloop
         try:
             effects = self.core.handle(event, now)
-        except Exception:
+        except Exception as error:
             # A bug in the core. The event is lost, the books may be off, but whoever asked must not hang for it.
             log.exception("internal_error", at=type(event).__name__)
+            if self._record is not None:
+                self._record(now, event, None, type(error).__name__)
             if isinstance(event, Arrived):
                 requester = self._requesters.pop(event.request_id, None)
                 if requester is not None:
                     requester.refused(LlmuxError("internal error in the scheduler"))
             return
+        if self._record is not None:
+            self._record(now, event, effects)
         if self._watchers:
             self._tell(now, event, effects)
         for effect in effects:

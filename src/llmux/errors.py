@@ -118,10 +118,10 @@ class ShuttingDownError(SwitchError):
     code = "shutting_down"
 
 
-class CancelledByOperatorError(SwitchError):
-    """An operator's command ended the wait."""
+class RequestAbortedError(SwitchError):
+    """The request was being served and had to end: its model's drain, or llmux's shutdown, has had its time."""
 
-    code = "cancelled"
+    code = "request_aborted"
 
 
 # --- failures of the relay -----------------------------------------------------------------------------------

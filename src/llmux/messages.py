@@ -62,6 +62,10 @@ class Message(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag=True)
     """Base of events and effects."""
 
 
+#: A shell's exit codes for "cannot be executed" and "not found" (POSIX sh, 2.8.2): such a hook said nothing at all.
+NOT_EXECUTED = frozenset({126, 127})
+
+
 # --- events: what happened --------------------------------------------------------------------------------------
 
 
@@ -157,17 +161,16 @@ Event = (
 
 
 class Refusal(enum.StrEnum):
-    """Why a request or a command is refused; `llmux.driver` maps each to an error of `llmux.errors`."""
+    """Why a request or a command is refused; each is the `code` of an error in `llmux.errors`."""
 
     MODEL_NOT_FOUND = "model_not_found"
-    NOT_READY = "not_ready"
-    WAIT_TIMEOUT = "wait_timeout"
+    NOT_READY = "model_not_ready"
+    WAIT_TIMEOUT = "queue_timeout"
     HOOK_FAILED = "hook_failed"
-    BACKOFF = "backoff"
+    BACKOFF = "model_backoff"
     DEVICE_LOST = "device_lost"
     QUEUE_FULL = "queue_full"
     SHUTTING_DOWN = "shutting_down"
-    CANCELLED = "cancelled"
 
 
 class Grant(Message, frozen=True, gc=False, tag=True):

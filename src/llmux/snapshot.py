@@ -14,7 +14,7 @@ STALLED_AFTER_SECS = 5.0
 """How long somebody may wait, with nothing under way, before the scheduler counts as stalled, in seconds."""
 
 
-class ModelSnapshot(msgspec.Struct, frozen=True):
+class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "oldest_waiter_secs"}):
     """One model. `oldest_waiter_age` is None when nobody waits; `devices` are those that it holds memory on now."""
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from llmux.addresses import BackendAddress
 from llmux.config import Config, HookTimeouts, ModelConfig, ModelHookTimeouts, PolicyConfig, RelayTimeouts
 from llmux.config.model import BUILT_IN_POLICIES
 from llmux.messages import Hook
-from llmux.policy.registry import BUILT_IN
+from llmux.policy.registry import BUILT_IN, load_policy
 
 HOOKS: dict[str, Any] = {"wake": "true", "sleep": "true", "alive": "true"}
 
@@ -155,8 +156,47 @@ def test_keys_of_other_policies_become_their_options() -> None:
     assert policy.min_active_secs == 1
 
 
-def test_fifo_has_no_options() -> None:
-    with pytest.raises(ValidationError, match="fifo has no options"):
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_options_of_built_in_policies_are_their_arguments(name: str) -> None:
+    taken = inspect.signature(BUILT_IN[name]).parameters
+    assert set(BUILT_IN_POLICIES[name]) == set(taken)
+    defaults = PolicyConfig()
+    for option, parameter in taken.items():
+        assert (getattr(defaults, option) or None) == parameter.default
+    load_policy(name, PolicyConfig(name=name).arguments())
+
+
+def test_options_of_built_in_policies() -> None:
+    policy = PolicyConfig(name="priority", levels={"a": 2}, max_wait_secs=60, min_active_secs=1)
+    assert policy.arguments() == {"levels": {"a": 2.0}, "max_wait_secs": 60.0}
+    assert PolicyConfig(name="break-even").arguments() == {}
+    assert PolicyConfig.model_validate({"name": "a.b:C", "quantum": "much"}).arguments() == {"quantum": "much"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"max_wait_secs": 5}, "is not an option of the policy fifo; its options are: none"),
+        ({"name": "round-robin", "patience": 1}, "its options are: max_wait_secs, quantum"),
+        ({"name": "break-even", "patience": -1}, "greater than or equal to 0"),
+        ({"name": "priority", "ageing_secs": 0}, "greater than 0"),
+        ({"name": "priority", "levels": {"a": "high"}}, "valid number"),
+        ({"name": "break-even", "weight": 2}, "weight"),
+    ],
+)
+def test_wrong_options_of_built_in_policies(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PolicyConfig.model_validate(data)
+
+
+def test_levels_are_those_of_models_that_there_are() -> None:
+    policy = PolicyConfig(name="priority", levels={"lama": 1})
+    with pytest.raises(ValidationError, match="unknown model; did you mean 'llama'"):
+        Config(models={"llama": model()}, policy=policy)
+
+
+def test_built_in_policies_have_no_options_of_their_own_making() -> None:
+    with pytest.raises(ValidationError, match="the policy fifo is built in"):
         PolicyConfig(options={"weight": 2})
     with pytest.raises(ValidationError, match="weight"):
         PolicyConfig.model_validate({"weight": 2})

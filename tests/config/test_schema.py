@@ -18,7 +18,8 @@ GOOD: list[dict[str, Any]] = [
     {"models": {}},
     {"models": {"a": MODEL}, "policy": {"request_timeout_secs": None, "min_active_secs": 5}, "port": 0},
     {"models": {"a": {**MODEL, "needs": {"g": "1.5 GiB"}}, "b": {**MODEL, "needs": 5}}, "devices": {"g": "24GiB"}},
-    {"models": {"a": MODEL}, "policy": {"name": "x.y:Z", "weight": 2}},
+    {"models": {"a": MODEL}, "policy": {"name": "x.y:Z", "weight": 2, "quantum": "much"}},
+    {"models": {"a": MODEL}, "policy": {"name": "priority", "levels": {"a": 2}, "max_wait_secs": None}},
     {"models": {"a": MODEL}, "hook_timeout_secs": {"wake": None}, "timeouts_secs": {"response": 1.5}},
 ]
 BAD: list[dict[str, Any]] = [
@@ -27,6 +28,9 @@ BAD: list[dict[str, Any]] = [
     {"models": {"a": MODEL}, "prot": 1},
     {"models": {"a": MODEL}, "policy": {"weight": 2}},
     {"models": {"a": MODEL}, "policy": {"name": "fifo", "weight": 2}},
+    {"models": {"a": MODEL}, "policy": {"max_wait_secs": 2}},
+    {"models": {"a": MODEL}, "policy": {"name": "round-robin", "patience": 2}},
+    {"models": {"a": MODEL}, "policy": {"name": "round-robin", "quantum": "much"}},
     {"models": {"a": {**MODEL, "url": "http://x"}}},
     {"models": {"a": {**MODEL, "needs": "5 apples"}}, "devices": {"g": 5}},
     {"models": {"a": MODEL}, "on_exit": "explode"},
@@ -73,7 +77,7 @@ def test_every_field_is_described(name: str, schema: dict[str, Any], required: b
     if isinstance(default, bool | str):
         assert told == str(default).lower()
     elif isinstance(default, int | float):
-        assert told in (f"{default:g}", "10000", "100MiB")
+        assert told in (f"{default:g}", "10000", "100MiB", "64MiB")
     else:
         assert told
     if "_secs" in name or "Timeouts." in name:

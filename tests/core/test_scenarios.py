@@ -633,6 +633,14 @@ def test_a_switch_elsewhere_holds_up_no_request_for_an_awake_model() -> None:
     assert request in play.in_flight
 
 
+def test_a_model_that_needs_nothing_waits_for_no_switch() -> None:
+    settings = CoreSettings(models=(ModelSpec("large", ({"gpu": 10},)), ModelSpec("tiny", ({},))), devices={"gpu": 10})
+    play = Play(settings)
+    play.arrive("large")
+    play.arrive("tiny")
+    assert play.running() == ["wake large", "wake tiny"]
+
+
 def test_46_a_storm_of_requests_makes_one_switch_at_a_time() -> None:
     play = Play(two())
     for _ in range(50):

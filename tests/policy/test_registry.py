@@ -44,7 +44,7 @@ def test_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("fofi", {}, "no policy 'fofi': built in are fifo"),
+        ("fofi", {}, "no policy 'fofi': built in are break-even, .*fifo"),
         ("no_such_package:Policy", {}, "cannot be imported"),
         (f"{__name__}:Missing", {}, "cannot be imported"),
         (f"{__name__}:Lazy", {"speed": 1}, "could not be made: .*speed"),

@@ -141,7 +141,7 @@ def test_switches(told: Telemetry) -> None:
 
 def test_what_goes_wrong_is_counted(told: Telemetry) -> None:
     samples = read(told)
-    assert samples[key("llmux_rejected_requests_total", model="a", reason="wait_timeout")] == 1
+    assert samples[key("llmux_rejected_requests_total", model="a", reason="queue_timeout")] == 1
     assert samples[key("llmux_aborted_requests_total", model="a")] == 3
     assert samples[key("llmux_model_deaths_total", model="b")] == 1
     assert samples[key("llmux_model_deaths_total", model="a")] == 0

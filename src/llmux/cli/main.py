@@ -151,6 +151,27 @@ def demo(
     raise typer.Exit(run_demo(DemoOptions(dir=folder, serve=stay, simulated=simulated, port=port, rounds=rounds)))
 
 
+@app.command()
+def replay(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Event logs, in any order.")],
+    check: Annotated[
+        bool,
+        typer.Option("--check", metavar="", help="Run the events through the core again; 0: same effects, 1: not."),
+    ] = False,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Tell only what concerns it.")] = None,
+    last: Annotated[int | None, typer.Option("--last", min=1, metavar="N", help="Tell only the last N lines.")] = None,
+    trust_policy: Annotated[
+        bool, typer.Option("--trust-policy", metavar="", help="Import the policy class that the log names, and run it.")
+    ] = False,
+) -> None:
+    """Tell what an event log says, or check it; status 2 for a file that cannot be read."""
+    from llmux.cli.replay import check_files, tell_story
+
+    if check:
+        raise typer.Exit(check_files(files, trust=trust_policy))
+    raise typer.Exit(tell_story(files, model=model, last=last))
+
+
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def backend(context: typer.Context) -> None:
     """Run a simulated OpenAI-like backend, for trying out hooks and configurations; `--help` lists its options."""

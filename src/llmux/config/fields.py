@@ -6,6 +6,7 @@ Pure. Validators raise ValueError with a message for whoever wrote the file.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -48,6 +49,12 @@ def _check_script(script: str) -> str:
     return script
 
 
+def _check_file(name: str) -> str:
+    if not name.isprintable() or Path(name).name in ("", ".."):
+        raise ValueError("must name a file, and must not have control characters")
+    return name
+
+
 def _read_size(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("must be a size such as 24GiB, 500MB or a number of bytes")
@@ -69,6 +76,7 @@ def without_default(schema: dict[str, Any]) -> None:
 Name = Annotated[str, AfterValidator(_check_name)]
 DeviceName = Annotated[str, AfterValidator(_check_device)]
 Script = Annotated[str, AfterValidator(_check_script)]
+FileName = Annotated[str, AfterValidator(_check_file)]
 Size = Annotated[
     int,
     BeforeValidator(_read_size),
@@ -76,6 +84,8 @@ Size = Annotated[
 ]
 Duration = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False), AfterValidator(_no_longer)]
 Limit = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False), AfterValidator(_no_longer)]
+Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+NotNegative = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
 Needs = Annotated[
     Annotated[dict[DeviceName, Size], Tag(BY_DEVICE)] | Annotated[Size, Tag(ON_ONE_DEVICE)],
     Discriminator(_needs_kind),

@@ -26,12 +26,34 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from llmux.addresses import BackendAddress
 from llmux.config.checks import Claim, did_you_mean, find_faults
-from llmux.config.fields import Aliases, Devices, Duration, Name, Needs, Script, Section, Size, without_default
+from llmux.config.fields import (
+    Aliases,
+    Devices,
+    Duration,
+    FileName,
+    Limit,
+    Name,
+    Needs,
+    NotNegative,
+    Number,
+    Script,
+    Section,
+    Size,
+    without_default,
+)
 from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
 from llmux.messages import Hook
 
 FAULT = "llmux_fault"
-BUILT_IN_POLICIES = ("fifo",)
+#: The built-in policies, each with the keys of the `policy` section that are its own options.
+BUILT_IN_POLICIES = {
+    "fifo": (),
+    "break-even": ("max_wait_secs", "patience", "linger"),
+    "drain-first": ("max_wait_secs",),
+    "priority": ("max_wait_secs", "levels", "ageing_secs"),
+    "round-robin": ("max_wait_secs", "quantum"),
+}
+_BUILT_IN_OPTIONS = frozenset(option for options in BUILT_IN_POLICIES.values() for option in options)
 POLICY_GROUP = "llmux.policies"
 _POLICY_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -141,9 +163,19 @@ class ModelConfig(Section):
 
 
 def _policy_schema(schema: dict[str, Any]) -> None:
+    """A built-in policy's options are described for that policy only: others may give these names another meaning."""
     del schema["additionalProperties"]
-    schema["if"] = {"properties": {"name": {"enum": list(BUILT_IN_POLICIES)}}}
-    schema["then"] = {"propertyNames": {"enum": list(schema["properties"])}}
+    own = {name: schema["properties"].pop(name) for name in sorted(_BUILT_IN_OPTIONS)}
+    schema["allOf"] = [
+        {
+            "if": {"properties": {"name": {"const": policy}}} | ({} if policy == "fifo" else {"required": ["name"]}),
+            "then": {
+                "propertyNames": {"enum": [*schema["properties"], *options]},
+                "properties": {name: own[name] for name in options},
+            },
+        }
+        for policy, options in BUILT_IN_POLICIES.items()
+    ]
 
 
 class PolicyConfig(Section):
@@ -153,9 +185,10 @@ class PolicyConfig(Section):
 
     name: str = Field(
         default="fifo",
-        description="The policy: `fifo` (the model whose oldest request waits longest is next), the name of an "
-        "installed entry point of the group llmux.policies, or package.module:Class. Default: fifo.",
-        examples=["fifo", "my_package.policies:MyPolicy"],
+        description="The policy: `fifo` (the model whose oldest request waits longest is next), `break-even` (switch "
+        "once that costs less than staying), `round-robin`, `drain-first`, `priority`, the name of an installed entry "
+        "point of the group llmux.policies, or package.module:Class. Default: fifo.",
+        examples=["fifo", "break-even", "my_package.policies:MyPolicy"],
     )
     request_timeout_secs: Duration | None = Field(
         default=None,
@@ -177,14 +210,48 @@ class PolicyConfig(Section):
         description="Options of a policy that is not built in; its other keys are added to them. Default: none.",
         examples=[{"weight": 2}],
     )
+    max_wait_secs: Duration | None = Field(
+        default=None,
+        description="Options of all built-in policies but fifo: seconds after which a waiting request's model goes "
+        "first. null = derived from what switches take. Default: null.",
+        examples=[60],
+    )
+    patience: NotNegative = Field(
+        default=0.7,
+        description="Option of break-even: with more of it, the awake model is kept longer. Default: 0.7.",
+        examples=[1.5],
+    )
+    linger: NotNegative = Field(
+        default=0.25,
+        description="Option of break-even: how much an idle model in demand waits for requests to come together before "
+        "it gives way. 0 = not at all. Default: 0.25.",
+        examples=[0],
+    )
+    quantum: NotNegative = Field(
+        default=2.0,
+        description="Option of round-robin: length of a model's turn, in costs of the switch that ends it. Default: 2.",
+        examples=[4],
+    )
+    levels: dict[Name, Number] = Field(
+        default={},
+        description="Option of priority: the level of each model, higher ones first; 0 for models that are not named. "
+        "Default: none.",
+        examples=[{"llama": 2}],
+    )
+    ageing_secs: Limit = Field(
+        default=30.0,
+        description="Option of priority: seconds of waiting that raise a model by one level. Default: 30.",
+        examples=[60],
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _collect_options(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("name", "fifo") in BUILT_IN_POLICIES:
+        if not isinstance(data, dict) or data.get("name", "fifo") in [*BUILT_IN_POLICIES]:
             return data
         options = data.get("options", {})
-        extra = {key: value for key, value in data.items() if key not in cls.model_fields}
+        common = cls.model_fields.keys() - _BUILT_IN_OPTIONS
+        extra = {key: value for key, value in data.items() if key not in common}
         if not extra or not isinstance(options, dict):
             return data
         return {key: data[key] for key in data if key not in extra} | {"options": options | extra}
@@ -202,9 +269,25 @@ class PolicyConfig(Section):
     @field_validator("options")
     @classmethod
     def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if options and info.data.get("name") == "fifo":
-            raise ValueError("the policy fifo has no options")
+        if options and info.data.get("name") in BUILT_IN_POLICIES:
+            raise ValueError(f"the policy {info.data['name']} is built in: its options are keys of `policy` itself")
         return options
+
+    @field_validator(*sorted(_BUILT_IN_OPTIONS))
+    @classmethod
+    def _check_option(cls, value: Any, info: ValidationInfo) -> Any:
+        policy = info.data.get("name")
+        if policy in BUILT_IN_POLICIES and info.field_name not in BUILT_IN_POLICIES[policy]:
+            known = ", ".join(BUILT_IN_POLICIES[policy]) or "none"
+            raise ValueError(f"is not an option of the policy {policy}; its options are: {known}")
+        return value
+
+    def arguments(self) -> dict[str, Any]:
+        """What the policy is made with, by keyword: its own options, as far as they are given."""
+        own = {
+            name: getattr(self, name) for name in BUILT_IN_POLICIES.get(self.name, ()) if name in self.model_fields_set
+        }
+        return {**self.options, **own}
 
 
 class Config(Section):
@@ -234,6 +317,7 @@ class Config(Section):
         default=PolicyConfig(),
         description="When to switch, and to which model. Default: first come, first served.",
         examples=[{"request_timeout_secs": 300, "min_active_secs": 5}],
+        json_schema_extra=without_default,  # it would list the options of all policies
     )
     host: Annotated[str, Field(pattern=r"^[^\s/\[\]]+$")] = Field(
         default="127.0.0.1",
@@ -283,6 +367,22 @@ class Config(Section):
         description="What becomes of awake models when llmux stops: `leave` them, or run their `sleep` hooks. "
         "Default: leave.",
     )
+    event_log: FileName | None = Field(
+        default=None,
+        description="File to which every event and decision of the scheduler is written, a JSON line each, for "
+        "`llmux replay`. No prompts, answers or keys are in it. A relative path means the folder of the configuration "
+        "file. null = none. Default: null.",
+        examples=["events.jsonl"],
+    )
+    event_log_max_bytes: Size = Field(
+        default=64 * 2**20,
+        description="Size at which the event log is put aside (as `events.jsonl.1`) and begun anew, in bytes or as a "
+        "size. Default: 64MiB.",
+        examples=["64MiB"],
+    )
+    event_log_keep: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(
+        default=3, description="How many files of the event log that were put aside are kept. Default: 3."
+    )
     timeouts_secs: RelayTimeouts = Field(
         default=RelayTimeouts(),
         description="Deadlines of the relay between clients and backends, in seconds. null = no limit. Default: "
@@ -298,6 +398,9 @@ class Config(Section):
     def _check_whole(self) -> Config:
         claims = {name: Claim(model.aliases, model.needs) for name, model in self.models.items()}
         faults = list(find_faults(claims, self.devices))
+        for name in self.policy.levels:
+            if name not in self.models:
+                faults.append((("policy", "levels", name), f"unknown model{did_you_mean(name, self.models)}"))
         if faults:
             raise ValidationError.from_exception_data(
                 "Config",
@@ -330,6 +433,11 @@ class Config(Section):
     def warnings(self) -> list[str]:
         """What is legal in the file but probably not meant; one line each."""
         return list(self._warnings)
+
+    @property
+    def event_log_path(self) -> Path | None:
+        """Where the event log is written; None for nowhere."""
+        return None if self.event_log is None else (self._base_dir or Path()) / self.event_log
 
     def hook_cwd(self, model: str, hook: Hook) -> Path | None:
         """The folder in which a hook runs: that of the configuration file, so that relative paths mean that folder.

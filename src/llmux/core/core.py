@@ -72,6 +72,7 @@ class Core:
         self._fault = ""
         self._exit_sleeps = False
         self._stopped = False
+        self._undecided = True  # whether the event at hand may call for a switch
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Arrived: self._arrived,
             Finished: self._finished,
@@ -97,9 +98,10 @@ class Core:
         ledger.last_event = now
         out: list[Effect] = []
         ledger.out = out
-        self.planner.now = now
+        self.planner.look(now)
+        self._undecided = True
         self._handlers[type(event)](event, now)
-        if ledger.waiting_models or ledger.commanded or ledger.stop is not None:
+        if self._undecided and (ledger.waiting_models or ledger.commanded or ledger.stop is not None):
             self._decide(now)
         return out
 
@@ -130,12 +132,14 @@ class Core:
                 Reject(event.request_id, event.model, Refusal.MODEL_NOT_FOUND, f"Model not found: {event.model}", 0.0)
             )
             return
+        model.arrivals.record(now)
         if model.state is ModelState.AWAKE and ledger.stop is None:
             request = Request(event.request_id, model, now, None, now)
             ledger.requests[event.request_id] = request
             model.granted[event.request_id] = request
             model.last_used = now
             ledger.out.append(Grant(event.request_id, event.model, 0.0, False))
+            self._undecided = False  # one more for a model that is awake anyway is no reason to switch
             return
         refusal = self._refusal(model, now)
         if refusal is not None:
@@ -188,6 +192,8 @@ class Core:
         model = request.model
         del self.ledger.requests[request.request_id]
         del model.granted[request.request_id]
+        if request.granted_at is not None:
+            model.served(now - request.granted_at)
         if model.switch is not None:
             self._switching.finished(model, now)
 
@@ -330,7 +336,7 @@ class Core:
         if self.ledger.commanded:
             self._obey(now)
         for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`
-            if not self.planner.waiting():
+            if self.planner.occupied() or not self.planner.waiting():
                 return
             decision = self._ask_policy(now)
             if isinstance(decision, Stay):

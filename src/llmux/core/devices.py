@@ -43,6 +43,8 @@ def choose_victims(
         missing = _still_missing(short, taken)
     if missing:
         return None
+    if len(taken) == 1:
+        return (taken[0][0],)
     for victim in list(taken):
         without = [other for other in taken if other is not victim]
         if not _still_missing(short, without):

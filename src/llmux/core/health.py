@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from llmux.core.ledger import Ledger, Model, Purpose, Run
 from llmux.core.lifecycle import Step
-from llmux.messages import CloseBackend, Hook, HookEnded, ModelDied, ModelState, Outcome
-
-#: A shell's exit codes for "cannot be executed" and "not found" (POSIX sh, 2.8.2): the hook said nothing at all.
-_NO_ANSWER = frozenset({126, 127})
+from llmux.messages import NOT_EXECUTED, CloseBackend, Hook, HookEnded, ModelDied, ModelState, Outcome
 
 #: A check that failed is repeated this soon, so that a dead model is not relied on for several whole intervals.
 _SOON = 2.0
@@ -73,7 +70,7 @@ class Health:
         model = run.model
         if model.state is not ModelState.UNCONFIRMED:
             return
-        if result.outcome is Outcome.FAILED and result.exit_code not in _NO_ANSWER:
+        if result.outcome is Outcome.FAILED and result.exit_code not in NOT_EXECUTED:
             self._ledger.step(model, Step.FOUND_ASLEEP, now)
         else:
             model.found = True
@@ -111,7 +108,7 @@ class Health:
             return
         settings = self._ledger.settings
         answered_no = result.outcome is Outcome.TIMEOUT or (
-            result.outcome is Outcome.FAILED and result.exit_code not in _NO_ANSWER
+            result.outcome is Outcome.FAILED and result.exit_code not in NOT_EXECUTED
         )
         model.check_failures = model.check_failures + 1 if answered_no else 0
         if answered_no and (urgent or model.check_failures >= settings.alive_failures):

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from llmux.core.demand import ArrivalRate
 from llmux.core.lifecycle import Step, after
 from llmux.core.settings import CoreSettings, ModelSpec, Placement
 from llmux.costs import SwitchCostTracker
@@ -85,6 +86,10 @@ class Switch:
         return self.drained is None
 
 
+#: Weight of the newest observation in a model's average service time.
+_SERVICE_ALPHA = 0.1
+
+
 @dataclass(slots=True, eq=False)
 class Model:
     """One model's books. Also what a policy sees of it (`llmux.policy.ModelView`)."""
@@ -102,6 +107,9 @@ class Model:
     sleep_operators: list[int] = field(default_factory=list)  # commands that wait for it to be asleep
     awake_since: float | None = None
     last_used: float = float("-inf")
+    service_time: float | None = None  # seconds from grant to end, a moving average; None until one has ended
+    arrivals: ArrivalRate = field(default_factory=ArrivalRate)
+    arrived_sum: float = 0.0  # of the arrival times of those that wait
     wake_failures: int = 0  # in a row
     crashes: int = 0  # deaths in a row that came soon after a wake
     wake_not_before: float = float("-inf")
@@ -133,6 +141,17 @@ class Model:
     @property
     def in_flight(self) -> int:
         return len(self.granted)
+
+    def accumulated_wait(self, now: float) -> float:
+        return len(self.waiters) * now - self.arrived_sum
+
+    def arrival_rate(self, now: float) -> float:
+        return self.arrivals.per_second(now)
+
+    def served(self, seconds: float) -> None:
+        """A request ended, `seconds` after its grant."""
+        old = self.service_time
+        self.service_time = seconds if old is None else old + _SERVICE_ALPHA * (seconds - old)
 
     @property
     def wanted(self) -> bool:
@@ -237,6 +256,7 @@ class Ledger:
         model = request.model
         self.requests[request.request_id] = request
         model.waiters[request.request_id] = request
+        model.arrived_sum += request.arrived
         self.queued += 1
         if model.name not in self.waiting_models:
             self.waiting_models[model.name] = model
@@ -246,8 +266,10 @@ class Ledger:
         model = request.model
         del self.requests[request.request_id]
         del model.waiters[request.request_id]
+        model.arrived_sum -= request.arrived
         self.queued -= 1
         if not model.waiters:
+            model.arrived_sum = 0.0  # so that rounding errors do not add up
             del self.waiting_models[model.name]
 
     def release(self, model: Model, now: float) -> None:
@@ -257,6 +279,7 @@ class Ledger:
         self.queued -= len(model.waiters)
         del self.waiting_models[model.name]
         waiters, model.waiters = model.waiters, {}
+        model.arrived_sum = 0.0
         model.last_used = now
         for request in waiters.values():
             request.granted_at = now

@@ -13,13 +13,26 @@ from llmux.core.settings import Placement
 from llmux.messages import ModelState
 from llmux.policy.base import Blocked, Plan
 
+_Room = tuple[dict[str, int], list[tuple[str, Placement]], float | None]
+
 
 class Planner:
-    """`llmux.policy.View` over a ledger; `now` is set by the core before each use."""
+    """`llmux.policy.View` over a ledger; the core says `look` before each use."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.now = 0.0
+        self._room: _Room | None = None
+        self._room_seen = 0
+        # A model that needs nothing can be woken whatever else goes on.
+        self._weightless = any(
+            not any(placement.values()) for spec in ledger.settings.models for placement in spec.placements
+        )
+
+    def look(self, now: float) -> None:
+        """A new event is looked at, and all that was worked out for the one before is forgotten."""
+        self.now = now
+        self._room = None
 
     # --- what a policy sees -----------------------------------------------------------------------------------
 
@@ -39,22 +52,26 @@ class Planner:
     def expected_cost(self, from_model: str | None, to_model: str) -> float:
         return self._ledger.costs.expected(from_model, to_model)
 
+    def drain_time(self, name: str) -> float | None:
+        return self._ledger.costs.drain(name)
+
     def plan(self, name: str, *, avoid: Collection[str] = (), by_operator: bool = False) -> Plan | Blocked:
         """How to make room for model `name` now. An operator's command may also take models that have not been awake
         for `min_active` yet, or are lost, and does not wait for back-off."""
         target = self._ledger.models[name]
-        everywhere = tuple(dict.fromkeys(device for placement in target.spec.placements for device in placement))
         wakeable = target.state in (ModelState.ASLEEP, ModelState.UNCONFIRMED)
         if target.switch is not None or not wakeable:
-            return Blocked(None, everywhere)
+            return Blocked(None, target.spec.everywhere)
         if self.now < target.wake_not_before and not by_operator:
             return Blocked(target.wake_not_before, ())
-        free = free_after(self._ledger.settings.devices, self.claims(besides=target))
-        candidates, later = self._evictable(target, by_operator)
+        alternatives = self._alternatives(target)
+        if avoid:
+            alternatives = [placement for placement in alternatives if placement.keys().isdisjoint(avoid)]
+            if not alternatives:
+                return Blocked(None, target.spec.everywhere)
+        free, candidates, later = self._room_for(target, by_operator)
         best: tuple[tuple[float, int], Plan] | None = None
-        for placement in self._alternatives(target):
-            if not placement.keys().isdisjoint(avoid):
-                continue
+        for placement in alternatives:
             victims = choose_victims(placement, free, candidates)
             if victims is None:
                 continue
@@ -66,7 +83,19 @@ class Planner:
                 best = (rank, Plan(name, victims + itself, tuple(placement)))
         if best is not None:
             return best[1]
-        return Blocked(later, everywhere)
+        return Blocked(later, target.spec.everywhere)
+
+    def occupied(self) -> bool:
+        """Whether the targets of switches under way get all there is of every device, so that none can begin."""
+        switches = self._ledger.switches
+        if not switches or self._weightless:
+            return False
+        left = dict(self._ledger.settings.devices)
+        for switch in switches.values():
+            if switch.target is not None:
+                for device, amount in switch.placement.items():
+                    left[device] -= amount
+        return not any(amount > 0 for amount in left.values())
 
     # --- what the core asks besides -----------------------------------------------------------------------------
 
@@ -126,6 +155,18 @@ class Planner:
         if target.state is ModelState.UNCONFIRMED and target.placed and target.placement is not None:
             return (target.placement,)
         return target.spec.placements
+
+    def _room_for(self, target: Model, by_operator: bool) -> _Room:
+        """What is free, and who could be put to sleep for `target`. The same for all that hold nothing themselves, so
+        that policies may ask for many plans: kept until something happens, which always adds to the effects."""
+        shared = not by_operator and target.state is ModelState.ASLEEP
+        if shared and self._room is not None and self._room_seen == len(self._ledger.out):
+            return self._room
+        free = free_after(self._ledger.settings.devices, self.claims(besides=target))
+        room = (free, *self._evictable(target, by_operator))
+        if shared:
+            self._room, self._room_seen = room, len(self._ledger.out)
+        return room
 
     def _evictable(self, target: Model, by_operator: bool) -> tuple[list[tuple[str, Placement]], float | None]:
         """Those that could be put to sleep for `target` now, least recently used first; and when the next one could

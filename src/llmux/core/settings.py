@@ -26,6 +26,11 @@ class ModelSpec(msgspec.Struct, frozen=True):
     alive_timeout: float | None = 10.0
     drain_timeout: float | None = 300.0
 
+    @property
+    def everywhere(self) -> tuple[str, ...]:
+        """The devices that it could be given, all of them."""
+        return tuple(dict.fromkeys(device for placement in self.placements for device in placement))
+
     def timeout(self, hook: Hook) -> float | None:
         """The deadline of one of the model's hooks, in seconds."""
         if hook is Hook.WAKE:

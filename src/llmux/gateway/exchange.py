@@ -20,7 +20,7 @@ from llmux.errors import (
     ModelNotFoundError,
     NoModelError,
     OverloadedError,
-    SwitchError,
+    RequestAbortedError,
 )
 from llmux.gateway.observer import CLIENT_GONE
 from llmux.gateway.routing import find_route
@@ -164,7 +164,7 @@ class Exchange:
 
     def aborted(self, reason: str) -> None:
         """See `llmux.ports.Requester`. The grant is given back at once, as the backend is free of the request."""
-        error = SwitchError(f"the request was ended: {reason}", retry_after=1)
+        error = RequestAbortedError(f"the request was ended: {reason}", retry_after=1)
         self._drop_backend()
         if self._state == DRAINING:
             self._client.reset()
@@ -308,8 +308,8 @@ class Exchange:
         """The backend took too long over what it does now."""
         seconds = self._shared.seconds
         if self._state == CONNECTING:
-            self._backend_failed("connect", None)
             error = BackendTimeoutError(f"the backend did not accept a connection within {seconds.connect} s")
+            self._backend_failed("connect", error)
         elif self._state == WAITING:
             started = self._response is not None and self._response.started
             what = "finish its response's head" if started else "begin to respond"
@@ -402,7 +402,8 @@ class Exchange:
         self._request.body = b""
 
     def _backend_failed(self, phase: str, reason: Exception | None) -> None:
-        self._log(phase, reason)
+        if self._state != STREAMING:  # else `_cut` will
+            self._log(phase, reason)
         if self._model is not None:
             self._shared.scheduler.backend_failed(self._model)
 
@@ -412,5 +413,5 @@ class Exchange:
             model=self._model,
             backend=None if self._pool is None else str(self._pool.address),
             phase=phase,
-            reason=str(reason) if reason is not None else "",
+            reason=str(reason) if reason is not None else "the connection was closed",
         )

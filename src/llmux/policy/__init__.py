@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stay, SwitchPolicy, SwitchTo, View
+from llmux.policy.bounded import BoundedPolicy, Candidate
+from llmux.policy.break_even import BreakEvenPolicy
+from llmux.policy.drain_first import DrainFirstPolicy
 from llmux.policy.fifo import FifoPolicy
+from llmux.policy.priority import PriorityPolicy
 from llmux.policy.registry import load_policy
+from llmux.policy.round_robin import RoundRobinPolicy
 
 __all__ = [
     "Blocked",
+    "BoundedPolicy",
+    "BreakEvenPolicy",
+    "Candidate",
     "Decision",
+    "DrainFirstPolicy",
     "FifoPolicy",
     "ModelView",
     "Plan",
+    "PriorityPolicy",
+    "RoundRobinPolicy",
     "Stay",
     "SwitchPolicy",
     "SwitchTo",

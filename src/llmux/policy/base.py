@@ -32,8 +32,8 @@ class Blocked(msgspec.Struct, frozen=True):
 
 
 class Stay(msgspec.Struct, frozen=True):
-    """Begin nothing. The policy is asked again at `recheck_at` (seconds on the view's clock, None: no need) and after
-    every event in any case."""
+    """Begin nothing. The policy is asked again at `recheck_at` (seconds on the view's clock, None: no need), and when
+    something happens in any case (`SwitchPolicy.decide`)."""
 
     recheck_at: float | None = None
 
@@ -71,10 +71,26 @@ class ModelView(Protocol):
         ...
 
     @property
-    def awake_since(self) -> float | None: ...
+    def awake_since(self) -> float | None:
+        """When it was last woken; None unless it is awake or draining."""
+        ...
+
     @property
     def last_used(self) -> float:
         """When it was last given a request; minus infinity if never."""
+        ...
+
+    @property
+    def service_time(self) -> float | None:
+        """Seconds from the grant of a request to its end, a moving average; None until one has ended."""
+        ...
+
+    def accumulated_wait(self, now: float) -> float:
+        """Seconds that those who wait for it have waited, summed over all of them."""
+        ...
+
+    def arrival_rate(self, now: float) -> float:
+        """Requests per second that come for it, over the last minutes."""
         ...
 
 
@@ -101,6 +117,10 @@ class View(Protocol):
         """The best guess at the cost of that switch, sleep plus wake, in seconds."""
         ...
 
+    def drain_time(self, name: str) -> float | None:
+        """How long draining that model takes, in seconds, a moving average; None until seen."""
+        ...
+
 
 @runtime_checkable
 class SwitchPolicy(Protocol):
@@ -112,6 +132,7 @@ class SwitchPolicy(Protocol):
         ...
 
     def decide(self, view: View, now: float) -> Decision:
-        """Stay, or begin one switch. Asked after every event while somebody waits, and again after each switch that
-        it begins, until it stays. `now` is in seconds and never goes back."""
+        """Stay, or begin one switch. Asked while somebody waits and not all devices are in the middle of a switch,
+        after every event but the grant of a request whose model is awake anyway; and again after each switch that it
+        begins, until it stays. `now` is in seconds and never goes back."""
         ...

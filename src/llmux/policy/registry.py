@@ -11,9 +11,19 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from llmux.policy.base import SwitchPolicy
+from llmux.policy.break_even import BreakEvenPolicy
+from llmux.policy.drain_first import DrainFirstPolicy
 from llmux.policy.fifo import FifoPolicy
+from llmux.policy.priority import PriorityPolicy
+from llmux.policy.round_robin import RoundRobinPolicy
 
-BUILT_IN: Mapping[str, Callable[..., SwitchPolicy]] = {"fifo": FifoPolicy}
+BUILT_IN: Mapping[str, Callable[..., SwitchPolicy]] = {
+    "break-even": BreakEvenPolicy,
+    "drain-first": DrainFirstPolicy,
+    "fifo": FifoPolicy,
+    "priority": PriorityPolicy,
+    "round-robin": RoundRobinPolicy,
+}
 GROUP = "llmux.policies"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from llmux import logs
 from llmux.hooks import HookResult
 from llmux.messages import (
+    NOT_EXECUTED,
     AbortRequests,
     Effect,
     Hook,
@@ -102,7 +103,8 @@ class Telemetry:
     def hook_ended(self, model: str, hook: Hook, result: HookResult) -> None:
         """A hook's run is over.
 
-        The alive hook's exit status is an answer, not a failure: it is not counted as one, and logged at debug.
+        The alive hook's exit status is an answer, not a failure: it is not counted as one, and logged at debug;
+        unless it is a shell's word for a command that could not be executed, which is an answer to nothing.
         """
         self._metrics.hook_seconds.of(model, hook).observe(result.duration)
         fields: dict[str, Any] = {"model": model, "hook": str(hook), "duration_secs": result.duration}
@@ -119,7 +121,8 @@ class Telemetry:
         fields["exit_code"] = -1 if result.exit_code is None else result.exit_code
         fields["detail"] = result.detail
         fields["stderr"] = result.stderr.strip()[-STDERR_LIMIT:]
-        if result.outcome is Outcome.FAILED and hook is Hook.ALIVE:
+        answered = result.outcome is Outcome.FAILED and result.exit_code not in NOT_EXECUTED
+        if answered and hook is Hook.ALIVE:
             log.debug("hook_failed", **fields)
         else:
             self._metrics.hook_failures.increase(model, hook)

@@ -1,0 +1,175 @@
+"""What an event log tells the simulator: who came when, how long serving took, what hooks take. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+
+from llmux.core.settings import CoreSettings
+from llmux.eventlog.format import Gap, Header, PolicyNote, Recorded
+from llmux.eventlog.reading import Cut, Entry
+from llmux.messages import Arrived, Finished, Grant, Hook, HookEnded, Left, Outcome, Reject, RunHook
+from llmux.sim.backend import BackendModel
+from llmux.sim.hooks import HookTimes
+from llmux.sim.trace import Arrival
+
+#: What hooks are taken to need where not one was seen to succeed, in seconds.
+SLEEP_PRIOR = 2.0
+WAKE_PRIOR = 8.0
+
+_TOKENS_PER_SECOND = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A day as it was, ready to be simulated.
+
+    The core does not know how many tokens a request has. It knows how long it took from grant to end, so each of
+    `arrivals` has no prompt and one output token per millisecond of that, and `backend` makes a thousand tokens per
+    second of each of any number of requests: so every request takes as long as it did. How much longer it would take in
+    a larger batch is not in the log. Requests without an end (refused, given up, still running) are given the median of
+    their model, else of all.
+
+    Attributes:
+        settings, policy: of the last run.
+        arrivals: `at` is in seconds since the first one; in the order of time.
+        service: seconds from grant to end for each of `arrivals`; None where there is no such thing.
+        hooks: means per model over the runs that succeeded, the mean of the other models where there is none, and
+            their scatter as noise.
+        missing: how many events are not in the log because llmux had no room for them, or was killed.
+    """
+
+    settings: CoreSettings
+    policy: PolicyNote
+    arrivals: list[Arrival]
+    service: list[float | None]
+    hooks: HookTimes
+    backend: BackendModel
+    missing: int
+
+
+def observe(entries: Iterable[Entry]) -> Observed:
+    """Read the records of one or more files, in the order in which they were written.
+
+    Raises:
+        UnreadableError: where `entries` does.
+        ValueError: there are none.
+    """
+    watch = _Watch()
+    for entry in entries:
+        watch.take(entry)
+    return watch.result()
+
+
+@dataclass(slots=True)
+class _Request:
+    model: str
+    came: float  # seconds since 1970
+    granted: float | None = None
+    service: float | None = None
+
+
+@dataclass(slots=True)
+class _Watch:
+    header: Header | None = None
+    missing: int = 0
+    requests: list[_Request] = field(default_factory=list)
+    open: dict[int, _Request] = field(default_factory=dict)
+    runs: dict[int, RunHook] = field(default_factory=dict)
+    took: dict[tuple[Hook, str], list[float]] = field(default_factory=dict)
+
+    def take(self, entry: Entry) -> None:
+        match entry.record:
+            case Header() as header:
+                if self.header is None or self.header.run != header.run:
+                    self.open.clear()
+                    self.runs.clear()
+                self.header = header
+            case Recorded() as record if self.header is not None:
+                self._event(record, self.header.epoch)
+            case Gap(gap=events):
+                self.missing += events
+            case Cut():
+                self.missing += 1
+
+    def _event(self, record: Recorded, epoch: float) -> None:
+        match record.event:
+            case Arrived(request_id=number, model=model):
+                request = _Request(model, epoch + record.at)
+                self.requests.append(request)
+                self.open[number] = request
+            case Finished(request_id=number) | Left(request_id=number):
+                ended = self.open.pop(number, None)
+                if ended is not None and ended.granted is not None:
+                    ended.service = record.at - ended.granted
+            case HookEnded() as event:
+                run = self.runs.pop(event.run_id, None)
+                if run is not None and event.outcome is Outcome.OK:
+                    self.took.setdefault((run.hook, run.model), []).append(event.duration)
+        for effect in record.decoded():
+            match effect:
+                case Grant(request_id=number) if number in self.open:
+                    self.open[number].granted = record.at
+                case Reject(request_id=number):
+                    self.open.pop(number, None)
+                case RunHook(run_id=number):
+                    self.runs[number] = effect
+
+    def result(self) -> Observed:
+        if self.header is None:
+            raise ValueError("there is no event log")
+        self.requests.sort(key=lambda request: request.came)
+        typical = self._typical()
+        first = self.requests[0].came if self.requests else 0.0
+        arrivals = []
+        for request in self.requests:
+            seconds = typical.get(request.model, typical[None]) if request.service is None else request.service
+            arrivals.append(Arrival(request.came - first, request.model, 0, round(seconds * _TOKENS_PER_SECOND)))
+        return Observed(
+            settings=self.header.settings,
+            policy=self.header.policy,
+            arrivals=arrivals,
+            service=[request.service for request in self.requests],
+            hooks=self._hook_times(self.header.settings),
+            backend=BackendModel(rate=_TOKENS_PER_SECOND, batch=max(1, len(arrivals)), overhead=0.0),
+            missing=self.missing,
+        )
+
+    def _typical(self) -> dict[str | None, float]:
+        """The median service time by model; under None that of all."""
+        by_model: dict[str | None, list[float]] = {None: []}
+        for request in self.requests:
+            if request.service is not None:
+                by_model[None].append(request.service)
+                by_model.setdefault(request.model, []).append(request.service)
+        return {model: median(seconds) if seconds else 0.0 for model, seconds in by_model.items()}
+
+    def _hook_times(self, settings: CoreSettings) -> HookTimes:
+        names = [spec.name for spec in settings.models]
+        return HookTimes(
+            sleeps=_means(names, self._of(Hook.SLEEP), SLEEP_PRIOR),
+            wakes=_means(names, self._of(Hook.WAKE), WAKE_PRIOR),
+            noise=_scatter([*self._of(Hook.SLEEP).values(), *self._of(Hook.WAKE).values()]),
+        )
+
+    def _of(self, hook: Hook) -> dict[str, list[float]]:
+        return {model: seconds for (kind, model), seconds in self.took.items() if kind is hook}
+
+
+def _means(names: Sequence[str], took: Mapping[str, Sequence[float]], prior: float) -> dict[str, float]:
+    known = {name: fmean(took[name]) for name in names if name in took}
+    other = fmean(known.values()) if known else prior
+    return {name: known.get(name, other) for name in names}
+
+
+def _scatter(groups: Iterable[Sequence[float]]) -> float:
+    """The coefficient of variation within groups, pooled; 0 where no group has two."""
+    squares, freedom = 0.0, 0
+    for seconds in groups:
+        mean = fmean(seconds)
+        if len(seconds) > 1 and mean > 0:
+            squares += sum((one / mean - 1) ** 2 for one in seconds)
+            freedom += len(seconds) - 1
+    return math.sqrt(squares / freedom) if freedom else 0.0

@@ -1,0 +1,135 @@
+"""What the built-in policies but fifo share: a bound on waiting, and the search for a switch that could begin.
+
+The bound: a request is *due* once it has waited ``max_wait_secs``. While a model has a due request, nothing that could
+make room for it is kept awake for any other reason, and the model whose due request is oldest goes first. So with n
+models on one device, where a drain takes at most D seconds, a switch's hooks at most C and ``min_active_secs`` is m,
+
+    no request waits longer for its grant than  max_wait_secs + n * (D + C + m).
+
+For: at the moment a request of model j is due, one switch may be under way, or begin at that moment. Every later one is
+to the model with the oldest due request; a model that is served has only younger requests afterwards, so it cannot come
+before j twice, and each of the other n - 1 models takes its D + C + m at most once before j gets its own. Drains are
+bounded by ``drain_timeout_secs``, hooks by ``hook_timeout_secs``. Hooks that fail, and their back-off, come on top.
+
+Without ``max_wait_secs`` the limit is `TOURS` times the time to switch once to everybody who waits and back, as it is
+measured now, and at least `FLOOR`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stay, SwitchTo, View
+
+#: The derived limit on waiting: tours, and seconds at least.
+TOURS = 3.0
+FLOOR = 15.0
+
+#: The derived limit is worked out anew after that many seconds.
+_DERIVED_FOR = 1.0
+
+#: Seconds that a request is taken to need, before one has ended.
+SERVICE_PRIOR = 5.0
+
+_NEVER = float("inf")
+
+
+class Candidate(NamedTuple):
+    """A model that could be switched to now, if `victims` (all awake, at least one) were given up for it."""
+
+    model: ModelView
+    plan: Plan
+    victims: tuple[ModelView, ...]
+
+
+class BoundedPolicy:
+    """Base of policies that choose freely until somebody is due.
+
+    Args:
+        max_wait_secs: a request that has waited this long goes first; None derives it from what switches take.
+
+    Raises:
+        ValueError: it is negative.
+    """
+
+    name = "bounded"
+
+    def __init__(self, max_wait_secs: float | None = None) -> None:
+        if max_wait_secs is not None and not max_wait_secs >= 0:
+            raise ValueError(f"max_wait_secs must be at least 0, not {max_wait_secs}")
+        self.max_wait_secs = max_wait_secs
+        self._derived = FLOOR
+        self._derived_until = float("-inf")
+
+    def choose(self, view: View, candidates: Sequence[Candidate], now: float) -> Candidate | float:
+        """The switch to begin, or the time to look again (infinity: only an event could change this answer).
+
+        `candidates` are not empty, their oldest waiter first; none of them is due.
+        """
+        raise NotImplementedError
+
+    def decide(self, view: View, now: float) -> Decision:
+        waiting = sorted(view.waiting(), key=oldest_arrival)
+        limit = self._limit(view, waiting, now)
+        recheck = _NEVER
+        kept: set[str] = set()
+        candidates: list[Candidate] = []
+        for model in waiting:
+            name = model.name
+            plan = view.plan(name, avoid=kept)
+            due_at = oldest_arrival(model) + limit
+            if isinstance(plan, Blocked):
+                if due_at <= now:
+                    kept.update(plan.devices)  # nobody younger may take what it is waiting for
+                elif due_at < recheck:
+                    recheck = due_at
+                if plan.until is not None and plan.until < recheck:
+                    recheck = plan.until
+                continue
+            victims = tuple([victim for victim in map(view.model, plan.victims) if victim.awake_since is not None])
+            if due_at <= now or not victims:
+                return SwitchTo(name, plan)
+            if due_at < recheck:
+                recheck = due_at
+            candidates.append(Candidate(model, plan, victims))
+        if candidates:
+            choice = self.choose(view, candidates, now)
+            if isinstance(choice, Candidate):
+                return SwitchTo(choice.model.name, choice.plan)
+            recheck = min(recheck, choice)
+        return Stay(None if recheck == _NEVER else recheck)
+
+    def _limit(self, view: View, waiting: Sequence[ModelView], now: float) -> float:
+        if self.max_wait_secs is not None:
+            return self.max_wait_secs
+        if not waiting or now < oldest_arrival(waiting[0]) + FLOOR:
+            return FLOOR  # nobody has waited that long, and the tour need not be known before
+        if now >= self._derived_until:
+            self._derived = max(FLOOR, TOURS * tour(view, waiting))
+            self._derived_until = now + _DERIVED_FOR
+        return self._derived
+
+
+def oldest_arrival(model: ModelView) -> float:
+    """When the one who has waited longest for `model` came; infinity if nobody waits."""
+    return _NEVER if model.oldest_arrival is None else model.oldest_arrival
+
+
+def service_time(model: ModelView) -> float:
+    """Seconds that a request of `model` takes, with a guess where none has ended."""
+    return SERVICE_PRIOR if model.service_time is None else model.service_time
+
+
+def drain_time(view: View, model: ModelView) -> float:
+    """Seconds that draining `model` takes, with its service time where it was never drained."""
+    seen = view.drain_time(model.name)
+    return service_time(model) if seen is None else seen
+
+
+def tour(view: View, waiting: Sequence[ModelView]) -> float:
+    """Seconds to switch to everybody in `waiting` (not empty) once, and back to who is awake now."""
+    awake = [model for model in view.models() if model.awake_since is not None]
+    start = awake[0].name if awake else None
+    away = sum(view.expected_cost(start, model.name) + drain_time(view, model) for model in waiting)
+    return away + sum(view.expected_cost(waiting[0].name, model.name) + drain_time(view, model) for model in awake)

@@ -1,0 +1,128 @@
+"""Break-even: keep serving while letting one more request in costs the others less than turning it away costs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+from llmux.policy.base import Decision, ModelView, Stay, View
+from llmux.policy.bounded import BoundedPolicy, Candidate, drain_time, service_time
+
+#: How the worth of a running batch grows with it. Tuned; 1 is what exponential service times would give.
+_BATCH_EXPONENT = 1.5
+
+#: How often a model that lingers is looked at again, in parts of an absence.
+_LOOKS_PER_ABSENCE = 4
+
+
+class BreakEvenPolicy(BoundedPolicy):
+    """Weighs, for the awake model i with f requests in flight, and the best waiting model j:
+
+    - one more request lengthens the stay of i by about s(i) / (f + 1), as it is served together with the f others, and
+      each of the W requests that i keeps out waits that much longer;
+    - turned away, it waits for one absence of i: O(i, j) = C(i, j) + C(j, i) + s(i) + s(j).
+
+    i stops taking requests, drains and gives way when W * s(i) >= patience * O(i, j) * (f + 1) ** 1.5. The exponent is
+    tuned: 1 is the exact cost for exponential service times, more of it values a large batch, which takes long to
+    gather again. An idle model gives way too, unless both are in demand, when it lingers for more to come together for
+    j: until n(j) + λ(j) * C(i, j) >= linger * O(i, j) * sqrt(λ(i) * λ(j)), the geometric mean of what an absence
+    would gather for either.
+
+    The best j has the largest sqrt(H(j) * n(j)) / (0.5 + C(i, j) + drain(j)): waiting accumulated, and people helped,
+    per second that it takes. s, C, drain and λ (requests per second) are measured; n waits, H is their waiting in
+    request-seconds. O(waiting models) per decision.
+
+    Args:
+        max_wait_secs: see `llmux.policy.bounded`.
+        patience: the more of it, the longer a busy model stays.
+        linger: the more of it, the longer an idle model does; 0 never lingers.
+
+    Raises:
+        ValueError: an argument is negative.
+    """
+
+    name = "break-even"
+
+    def __init__(self, max_wait_secs: float | None = None, patience: float = 0.7, linger: float = 0.25) -> None:
+        super().__init__(max_wait_secs)
+        if not (patience >= 0 and linger >= 0):
+            raise ValueError(f"patience and linger must be at least 0, not {patience} and {linger}")
+        self.patience = patience
+        self.linger = linger
+        # The last time that everybody stayed: until when, for whom, in what states, and per victim the least absence
+        # that it would have cost it, less its own service time.
+        self._quiet_until = float("-inf")
+        self._quiet_for: tuple[object, ...] = ()
+        self._rests: dict[str, float] = {}
+
+    def decide(self, view: View, now: float) -> Decision:
+        # Most events change little while a busy model stays: then the answer is the last one, and no plans are needed.
+        waiting = view.waiting()
+        situation = (*[model.state for model in view.models()], *[model.name for model in waiting])
+        if now < self._quiet_until and situation == self._quiet_for:
+            kept_out = sum([model.waiting for model in waiting])
+            for name, rest in self._rests.items():
+                victim = view.model(name)
+                service = service_time(victim)
+                if not victim.in_flight or kept_out * service >= self._worth(victim, rest + service):
+                    break
+            else:
+                return Stay(self._quiet_until)
+        self._rests.clear()
+        decision = super().decide(view, now)
+        self._quiet_until = float("-inf")
+        if isinstance(decision, Stay) and decision.recheck_at is not None and self._rests:
+            self._quiet_until, self._quiet_for = decision.recheck_at, situation
+        return decision
+
+    def _worth(self, victim: ModelView, absence: float) -> float:
+        """What the requests that `victim` has in flight weigh, in request-seconds."""
+        batch: float = (victim.in_flight + 1) ** _BATCH_EXPONENT
+        return self.patience * absence * batch
+
+    def choose(self, view: View, candidates: Sequence[Candidate], now: float) -> Candidate | float:
+        kept_out: dict[str, int] = {}
+        for candidate in candidates:
+            for victim in candidate.victims:
+                kept_out[victim.name] = kept_out.get(victim.name, 0) + candidate.model.waiting
+        if len(candidates) > 1:
+            candidates = sorted(candidates, key=lambda candidate: self._merit(view, candidate, now), reverse=True)
+        for candidate in candidates:
+            for victim in candidate.victims:
+                rest = self._absence(view, victim, candidate.model) - service_time(victim)
+                self._rests[victim.name] = min(rest, self._rests.get(victim.name, rest))
+        staying: set[str] = set()
+        recheck = float("inf")
+        for candidate in candidates:
+            if any(victim.name in staying for victim in candidate.victims):
+                continue  # it stays for the best of those that want its room, so also for the others
+            for victim in candidate.victims:
+                again = self._stays(view, victim, candidate.model, kept_out[victim.name], now)
+                if again is not None:
+                    staying.add(victim.name)
+                    recheck = min(recheck, again)
+                    break
+            else:
+                return candidate
+        return recheck
+
+    def _merit(self, view: View, candidate: Candidate, now: float) -> float:
+        model = candidate.model
+        cost = max(view.expected_cost(victim.name, model.name) for victim in candidate.victims)
+        demand = sqrt(max(0.0, model.accumulated_wait(now)) * model.waiting)
+        return demand / (0.5 + cost + drain_time(view, model))
+
+    def _stays(self, view: View, victim: ModelView, target: ModelView, kept_out: int, now: float) -> float | None:
+        """None if `victim` should give way to `target`; else when to ask again."""
+        absence = self._absence(view, victim, target)
+        if victim.in_flight:
+            return None if kept_out * service_time(victim) >= self._worth(victim, absence) else float("inf")
+        coming = target.arrival_rate(now)
+        gathered = self.linger * absence * sqrt(victim.arrival_rate(now) * coming)
+        if target.waiting + coming * view.expected_cost(victim.name, target.name) >= gathered:
+            return None
+        return now + absence / _LOOKS_PER_ABSENCE
+
+    def _absence(self, view: View, victim: ModelView, target: ModelView) -> float:
+        there, back = view.expected_cost(victim.name, target.name), view.expected_cost(target.name, victim.name)
+        return there + back + service_time(victim) + service_time(target)
