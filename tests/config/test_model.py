@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from llmux.addresses import BackendAddress
 from llmux.config import Config, HookTimeouts, ModelConfig, ModelHookTimeouts, PolicyConfig, RelayTimeouts
-from llmux.config.model import BUILT_IN_POLICIES
+from llmux.config.policy import BUILT_IN_POLICIES
 from llmux.messages import Hook
 from llmux.policy.registry import BUILT_IN, load_policy
 

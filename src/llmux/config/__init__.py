@@ -6,7 +6,8 @@ runs nothing, binds nothing.
 
 from __future__ import annotations
 
-from llmux.config.model import Config, ModelConfig, PolicyConfig
+from llmux.config.model import Config, ModelConfig
+from llmux.config.policy import PolicyConfig
 from llmux.config.schema import config_schema
 from llmux.config.sizes import format_size, parse_size
 from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts

@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 
 from llmux.config.checks import Location, did_you_mean
 from llmux.config.fields import BY_DEVICE, ON_ONE_DEVICE
-from llmux.config.model import Config, ModelConfig, PolicyConfig
+from llmux.config.model import Config, ModelConfig
+from llmux.config.policy import PolicyConfig
 from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
 
 _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llmux.core.commands import Commands
 from llmux.core.health import Health
 from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
-from llmux.core.lifecycle import Step
 from llmux.core.planning import Planner
 from llmux.core.settings import CoreSettings
+from llmux.core.stopping import Stopping
 from llmux.core.switching import Switching
 from llmux.costs import SwitchCostTracker
 from llmux.messages import (
-    AbortRequests,
     Active,
     Arrived,
     BackendFailed,
@@ -26,12 +26,10 @@ from llmux.messages import (
     Event,
     Finished,
     Grant,
-    Hook,
     HookEnded,
     Idle,
     Left,
     ModelState,
-    OnExit,
     OperatorFree,
     OperatorSleep,
     OperatorSwitch,
@@ -40,7 +38,6 @@ from llmux.messages import (
     Reject,
     Start,
     Stop,
-    Stopped,
     SwitcherState,
     TimerFired,
 )
@@ -68,10 +65,10 @@ class Core:
         self.planner = Planner(self.ledger)
         self._health = Health(self.ledger)
         self._switching = Switching(self.ledger, self.planner, self._health)
+        self._commands = Commands(self.ledger, self.planner, self._switching, self._health)
+        self._stopping = Stopping(self.ledger, self._switching, self._health)
         self._fallback = FifoPolicy()
         self._fault = ""
-        self._exit_sleeps = False
-        self._stopped = False
         self._undecided = True  # whether the event at hand may call for a switch
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Arrived: self._arrived,
@@ -81,10 +78,10 @@ class Core:
             TimerFired: self._timer_fired,
             BackendFailed: self._backend_failed,
             Start: self._start,
-            OperatorSwitch: self._operator_switch,
-            OperatorSleep: self._operator_sleep,
-            OperatorFree: self._operator_free,
-            Stop: self._stop,
+            OperatorSwitch: self._commands.switch,
+            OperatorSleep: self._commands.sleep,
+            OperatorFree: self._commands.free,
+            Stop: self._stopping.stop,
         }
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -256,7 +253,7 @@ class Core:
         if kind == "wait":
             self._expire_waiters(now)
         elif kind == "grace":
-            self._grace_over()
+            self._stopping.grace_over()
         elif kind != "recheck":  # that one only has the policy asked again, which happens after every event
             model = self.ledger.models[name]
             match kind:
@@ -274,67 +271,17 @@ class Core:
         if model is not None:
             self._health.suspect(model)
 
-    # --- operators -------------------------------------------------------------------------------------------
-
-    def _known(self, operator_id: int, name: str) -> Model | None:
-        model = self.ledger.models.get(name)
-        if model is None:
-            self.ledger.reply(operator_id, name, Refusal.MODEL_NOT_FOUND, f"Model not found: {name}")
-            return None
-        if self.ledger.stop is not None:
-            self.ledger.reply(operator_id, name, Refusal.SHUTTING_DOWN, "llmux is shutting down")
-            return None
-        return model
-
-    def _operator_switch(self, event: OperatorSwitch, now: float) -> None:
-        model = self._known(event.operator_id, event.model)
-        if model is None:
-            return
-        if model.state is ModelState.AWAKE:
-            self.ledger.reply(event.operator_id, event.model)
-        else:
-            model.operators.append(event.operator_id)
-            self.ledger.commanded[model.name] = model
-            if model.switch is not None and model.switch.target is model:
-                model.switch.by_operator = True  # it goes on even if every waiter leaves
-
-    def _operator_sleep(self, event: OperatorSleep, now: float) -> None:
-        model = self._known(event.operator_id, event.model)
-        if model is None:
-            return
-        if model.state is ModelState.ASLEEP and model.switch is None:
-            self.ledger.reply(event.operator_id, event.model)
-        else:
-            model.sleep_operators.append(event.operator_id)
-            self.ledger.commanded[model.name] = model
-
-    def _operator_free(self, event: OperatorFree, now: float) -> None:
-        model = self._known(event.operator_id, event.model)
-        if model is None:
-            return
-        if model.state in (ModelState.LOST, ModelState.UNCONFIRMED) and model.switch is None and not self.probing:
-            model.lost_checks = 0
-            self.ledger.cancel_timer(f"lost:{model.name}")
-            self.ledger.step(model, Step.FREED, now)
-            self.ledger.reply(event.operator_id, event.model)
-        elif model.state is ModelState.ASLEEP:
-            self.ledger.reply(event.operator_id, event.model)
-        else:
-            self.ledger.reply(
-                event.operator_id, event.model, Refusal.NOT_READY, f"{model.name} is {model.state}, not lost"
-            )
-
     # --- deciding --------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
         """Begin every switch that can and should begin now."""
         if self.ledger.stop is not None:
-            self._maybe_stopped(now)
+            self._stopping.go_on(now)
             return
         if self._health.probing:
             return
         if self.ledger.commanded:
-            self._obey(now)
+            self._commands.obey(now)
         for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`
             if self.planner.occupied() or not self.planner.waiting():
                 return
@@ -344,23 +291,6 @@ class Core:
                     self.ledger.set_timer("recheck", max(now, decision.recheck_at))
                 return
             self._switching.begin(decision, now)
-
-    def _obey(self, now: float) -> None:
-        """Operators' commands come before the policy, and before `min_active` and back-off."""
-        for model in list(self.ledger.commanded.values()):
-            if model.sleep_operators and model.switch is None:
-                if model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED, ModelState.LOST):
-                    self._switching.unload(model, now)
-                elif model.state is ModelState.ASLEEP:
-                    operators, model.sleep_operators = model.sleep_operators, []
-                    for operator_id in operators:
-                        self.ledger.reply(operator_id, model.name)
-            if model.operators:
-                plan = self.planner.plan(model.name, by_operator=True)
-                if isinstance(plan, Plan):
-                    self._switching.begin(plan, now, by_operator=True)
-            if not (model.operators or model.sleep_operators):
-                del self.ledger.commanded[model.name]
 
     def _ask_policy(self, now: float) -> Stay | Plan:
         """What the policy says, as a plan that can begin now; FIFO's word where the policy fails."""
@@ -390,54 +320,6 @@ class Core:
         if isinstance(plan, Blocked):
             raise ValueError(f"a switch to {decision.model} cannot begin now")
         return plan
-
-    # --- stopping --------------------------------------------------------------------------------------------
-
-    def _stop(self, event: Stop, now: float) -> None:
-        ledger = self.ledger
-        if ledger.stop is not None:
-            return
-        ledger.stop = event
-        self._health.stop()
-        for model in ledger.models.values():
-            ledger.refuse_all(model, Refusal.SHUTTING_DOWN, "llmux is shutting down", now, 5.0)
-            operators, model.sleep_operators = model.sleep_operators, []
-            for operator_id in operators:
-                ledger.reply(operator_id, model.name, Refusal.SHUTTING_DOWN, "llmux is shutting down")
-        for switch in list(ledger.switches.values()):
-            if switch.draining and switch.target is not None:
-                self._switching.call_off(switch, now)
-        ledger.cancel_runs(lambda run: run.hook is Hook.ALIVE and run.purpose is not Purpose.VOUCH)
-        ledger.set_timer("grace", now + event.grace)
-
-    def _grace_over(self) -> None:
-        """What is still in flight or running has had its time."""
-        ledger = self.ledger
-        for model in ledger.models.values():
-            if model.granted:
-                ledger.out.append(AbortRequests(model.name, tuple(model.granted), "llmux is shutting down"))
-        if not self._exit_sleeps:
-            ledger.cancel_runs(lambda run: True)
-
-    def _maybe_stopped(self, now: float) -> None:
-        ledger = self.ledger
-        if self._stopped or ledger.requests or ledger.runs or self._retries_pending():
-            return
-        stop = ledger.stop
-        if stop is not None and stop.on_exit is OnExit.SLEEP and self._health.started and not self._exit_sleeps:
-            self._exit_sleeps = True
-            for model in ledger.models.values():
-                if model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED) and model.switch is None:
-                    self._switching.unload(model, now)
-            if ledger.runs:
-                return
-        self._stopped = True
-        for key in list(ledger.timers):
-            ledger.cancel_timer(key)
-        ledger.out.append(Stopped())
-
-    def _retries_pending(self) -> bool:
-        return any(key.startswith("sleep:") for key in self.ledger.timers)
 
 
 __all__ = ["Core", "Run"]

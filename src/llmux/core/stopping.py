@@ -1,0 +1,68 @@
+"""The end: nothing new is taken on, what is in flight may finish, and the models are left as wished. Pure; part of the
+core."""
+
+from __future__ import annotations
+
+from llmux.core.health import Health
+from llmux.core.ledger import Ledger, Purpose
+from llmux.core.switching import Switching
+from llmux.messages import AbortRequests, Hook, ModelState, OnExit, Refusal, Stop, Stopped
+
+
+class Stopping:
+    """Brings the core to its end, once `stop` was called."""
+
+    def __init__(self, ledger: Ledger, switching: Switching, health: Health) -> None:
+        self._ledger = ledger
+        self._switching = switching
+        self._health = health
+        self._exit_sleeps = False
+        self._stopped = False
+
+    def stop(self, event: Stop, now: float) -> None:
+        """Refuse what waits and call off what only drains; what is in flight or running has the grace."""
+        ledger = self._ledger
+        if ledger.stop is not None:
+            return
+        ledger.stop = event
+        self._health.stop()
+        for model in ledger.models.values():
+            ledger.refuse_all(model, Refusal.SHUTTING_DOWN, "llmux is shutting down", now, 5.0)
+            operators, model.sleep_operators = model.sleep_operators, []
+            for operator_id in operators:
+                ledger.reply(operator_id, model.name, Refusal.SHUTTING_DOWN, "llmux is shutting down")
+        for switch in list(ledger.switches.values()):
+            if switch.draining and switch.target is not None:
+                self._switching.call_off(switch, now)
+        ledger.cancel_runs(lambda run: run.hook is Hook.ALIVE and run.purpose is not Purpose.VOUCH)
+        ledger.set_timer("grace", now + event.grace)
+
+    def grace_over(self) -> None:
+        """What is still in flight or running has had its time."""
+        ledger = self._ledger
+        for model in ledger.models.values():
+            if model.granted:
+                ledger.out.append(AbortRequests(model.name, tuple(model.granted), "llmux is shutting down"))
+        if not self._exit_sleeps:
+            ledger.cancel_runs(lambda run: True)
+
+    def go_on(self, now: float) -> None:
+        """Once nothing is in flight and no hook runs: the last sleeps, if they are wanted, and then the end."""
+        ledger = self._ledger
+        if self._stopped or ledger.requests or ledger.runs or self._retries_pending():
+            return
+        stop = ledger.stop
+        if stop is not None and stop.on_exit is OnExit.SLEEP and self._health.started and not self._exit_sleeps:
+            self._exit_sleeps = True
+            for model in ledger.models.values():
+                if model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED) and model.switch is None:
+                    self._switching.unload(model, now)
+            if ledger.runs:
+                return
+        self._stopped = True
+        for key in list(ledger.timers):
+            ledger.cancel_timer(key)
+        ledger.out.append(Stopped())
+
+    def _retries_pending(self) -> bool:
+        return any(key.startswith("sleep:") for key in self._ledger.timers)
