@@ -21,28 +21,32 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+BACKEND = """
+import asyncio, sys
 
-class Backend(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+ANSWER = b'HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: 2\\r\\n\\r\\n{}'
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        answer = b'{"object": "chat.completion"}'
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+class Backend(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.seen = transport, b""
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    def data_received(self, data):
+        self.seen += data
+        if self.seen.endswith(b"}"):  # every request here ends with its JSON body
+            self.transport.write(ANSWER)
+            self.seen = b""
+
+async def main():
+    server = await asyncio.get_running_loop().create_server(Backend, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+"""A backend that answers at once, in a process of its own."""
 
 
 def free_port() -> int:
@@ -97,11 +101,11 @@ def main() -> None:
     parser.add_argument("--rust", help="the llmux 2.4.0 binary (cargo install llmux --version 2.4.0)")
     options = parser.parse_args()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Backend)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     script = f"sleep {options.hook_ms / 1000}"
-    model = {"port": server.server_address[1], "wake": script, "sleep": script, "alive": "false"}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        backend = free_port()
+        stack.enter_context(running([sys.executable, "-c", BACKEND, str(backend)], backend))
+        model = {"port": backend, "wake": script, "sleep": script, "alive": "false"}
         config = Path(folder, "config.json")
         config.write_text(json.dumps({"models": {"a": model, "b": model}}))
         commands = {"llmux": [sys.executable, "-m", "llmux"]}

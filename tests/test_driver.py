@@ -181,6 +181,7 @@ async def test_a_bug_in_telemetry_stops_nothing(world: World, no_blocking_calls:
     no_blocking_calls.deactivate()
     world.sink.broken = True
     await world.driver.switch("a")
+    world.driver.snapshot()
     assert ("a", Hook.WAKE) in world.sink.hooks
 
 

@@ -323,6 +323,12 @@ class ModelDied(Message, frozen=True, gc=False, tag=True):
     detail: str
 
 
+class ProbesEnded(Message, frozen=True, gc=False, tag=True):
+    """Every model was asked whether it is awake; `found` are those that did not say no."""
+
+    found: tuple[str, ...]
+
+
 class PolicyFault(Message, frozen=True, gc=False, tag=True):
     """The policy raised, or asked for something impossible; FIFO decided in its place."""
 
@@ -331,7 +337,15 @@ class PolicyFault(Message, frozen=True, gc=False, tag=True):
 
 
 Fact = (
-    StateChanged | SwitchStarted | SwitchDrained | SwitchEnded | ModelLeftAwake | SleepFailed | ModelDied | PolicyFault
+    StateChanged
+    | SwitchStarted
+    | SwitchDrained
+    | SwitchEnded
+    | ModelLeftAwake
+    | SleepFailed
+    | ModelDied
+    | ProbesEnded
+    | PolicyFault
 )
 
 Effect = (

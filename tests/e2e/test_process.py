@@ -377,3 +377,24 @@ async def test_67_ten_thousand_unknown_models_make_no_series(tmp_path: Path) -> 
         metrics = (await client.get("/metrics")).text
         assert "no-" not in metrics
         assert metrics.count("\n") - before < 10
+
+
+async def test_60_a_second_signal_starts_no_last_sleep(tmp_path: Path) -> None:
+    """A sleep hook that is killed while llmux ends must not be followed by another one, which nobody would end."""
+    async with SimulatedBackend("a").serving() as (_, port):
+        models = {
+            "a": {"port": port, "wake": "true", "sleep": "exec sleep 600", "alive": "false"},
+            "b": {"port": port, "wake": "true", "sleep": "true", "alive": "false"},
+        }
+        config = await write(tmp_path / "config.json", {"models": models, "on_exit": "sleep"})
+        async with llmux_process("-c", str(config), "-p", "0") as server:
+            async with client_of(server) as client:
+                assert (await client.post("/v1/chat/completions", json=chat_body("a"))).status_code == 200
+                waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("b")))
+                await server.wait_for("switch_started", 2)
+                server.process.send_signal(signal.SIGTERM)
+                await server.wait_for("stopping")
+                assert await server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+                with contextlib.suppress(httpx.HTTPError):
+                    await waiting
+            assert not processes_with(b"LLMUX_MODEL=a", parent=server.process.pid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import socket
 import tempfile
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from llmux.control.embedded import EmbeddedServer
+
+PREFIX = "llmux-control-"
 
 SOCKET_PATH_LIMIT = 100
 """Bytes that surely fit into an address of a unix socket: 108 on Linux, 104 on macOS, less a terminator."""
@@ -67,12 +70,25 @@ def _load(make_app: Callable[[], Starlette], stop: asyncio.Event) -> EmbeddedSer
     return EmbeddedServer(make_app(), stop)
 
 
+def _sweep(parent: Path) -> None:
+    """Remove what llmuxes that were killed have left: directories of ours whose socket nobody listens on any more."""
+    for directory in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            if directory.stat().st_uid != os.getuid():
+                continue
+            try:
+                probe.connect(str(directory / "control.sock"))
+            except ConnectionRefusedError:
+                shutil.rmtree(directory, ignore_errors=True)
+
+
 def _private_socket() -> tuple[Path, socket.socket]:
     """A listening socket, and its path in a new directory with mode 0700."""
-    directory = tempfile.mkdtemp(prefix="llmux-")
+    _sweep(Path(tempfile.gettempdir()))
+    directory = tempfile.mkdtemp(prefix=PREFIX)
     if len(f"{directory}/control.sock".encode()) > SOCKET_PATH_LIMIT:
         shutil.rmtree(directory)
-        directory = tempfile.mkdtemp(prefix="llmux-", dir="/tmp")
+        directory = tempfile.mkdtemp(prefix=PREFIX, dir="/tmp")
     path = Path(directory, "control.sock")
     sock = socket.socket(socket.AF_UNIX)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from llmux.core.ledger import Ledger, Model, Purpose, Run
 from llmux.core.lifecycle import Step
-from llmux.messages import NOT_EXECUTED, CloseBackend, Hook, HookEnded, ModelDied, ModelState, Outcome
+from llmux.messages import NOT_EXECUTED, CloseBackend, Hook, HookEnded, ModelDied, ModelState, Outcome, ProbesEnded
 
 #: A check that failed is repeated this soon, so that a dead model is not relied on for several whole intervals.
 _SOON = 2.0
@@ -68,12 +68,14 @@ class Health:
         self._asking -= 1
         self._ask_more()
         model = run.model
-        if model.state is not ModelState.UNCONFIRMED:
-            return
-        if result.outcome is Outcome.FAILED and result.exit_code not in NOT_EXECUTED:
-            self._ledger.step(model, Step.FOUND_ASLEEP, now)
-        else:
-            model.found = True
+        if model.state is ModelState.UNCONFIRMED:
+            if result.outcome is Outcome.FAILED and result.exit_code not in NOT_EXECUTED:
+                self._ledger.step(model, Step.FOUND_ASLEEP, now)
+            else:
+                model.found = True
+        if not self.probing and self._ledger.stop is None:
+            found = tuple(model.name for model in self._ledger.models.values() if model.found)
+            self._ledger.out.append(ProbesEnded(found))
 
     # --- while awake -----------------------------------------------------------------------------------------
 

@@ -314,6 +314,7 @@ class Exchange:
             started = self._response is not None and self._response.started
             what = "finish its response's head" if started else "begin to respond"
             error = BackendTimeoutError(f"the backend did not {what} within {seconds.response} s")
+            self._log("response", error)
         else:
             error = BackendTimeoutError(f"the backend was silent for {seconds.between_bytes} s amid its response")
         self._drop_backend()

@@ -64,6 +64,7 @@ class HookRunner:
         self._token = secrets.token_hex(8)
         self._running: dict[int, Run | None] = {}  # None: could not be started, which is about to be reported
         self._background: set[Run] = set()
+        self._killed = False
         self._idle = asyncio.Event()
         self._idle.set()
         seal_descriptors()
@@ -99,6 +100,10 @@ class HookRunner:
         marker = f"{self._token}-{run_id}"
         self._running[run_id] = None
         self._idle.clear()
+        if self._killed:
+            result = HookResult(Outcome.CANCELLED, 0.0, detail="llmux is ending")
+            asyncio.get_running_loop().call_soon(self._over, run_id, on_end, result)
+            return
         try:
             environment = {**os.environ, **spec.env, **variables}
             environment |= {"LLMUX_MODEL": model, "LLMUX_HOOK": hook.value, RUN_ID_VARIABLE: marker}
@@ -126,7 +131,9 @@ class HookRunner:
             run.cancel()
 
     def kill_all(self) -> None:
-        """SIGKILL the groups of all running hooks, before this returns. Their ends follow as after `cancel`."""
+        """SIGKILL the groups of all running hooks, before this returns. Their ends follow as after `cancel`; no hook is
+        started any more, whoever asks for it: it ends with `Outcome.CANCELLED`, too."""
+        self._killed = True
         for run in self._running.values():
             if run is not None:
                 run.kill()

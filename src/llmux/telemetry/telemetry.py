@@ -22,6 +22,7 @@ from llmux.messages import (
     ModelState,
     Outcome,
     PolicyFault,
+    ProbesEnded,
     Refusal,
     Reject,
     SleepFailed,
@@ -58,9 +59,11 @@ class Telemetry:
         self._metrics = Metrics(sorted(self._models))
         self._durations: dict[tuple[str | None, int], Histogram] = {}
         self._waits = {model: self._metrics.queue_wait_seconds.of(model) for model in self._models}
+        self._lost: set[str] = set()
         self._facts: dict[type, Callable[[Any], None]] = {
             Reject: self._rejected,
             AbortRequests: self._requests_aborted,
+            ProbesEnded: self._probes_ended,
             StateChanged: self._state_changed,
             SwitchStarted: self._switch_started,
             SwitchDrained: self._switch_drained,
@@ -120,7 +123,8 @@ class Telemetry:
         fields["outcome"] = str(result.outcome)
         fields["exit_code"] = -1 if result.exit_code is None else result.exit_code
         fields["detail"] = result.detail
-        fields["stderr"] = result.stderr.strip()[-STDERR_LIMIT:]
+        printed = result.output or result.stderr  # many a script gives its reason on stdout
+        fields["stderr"] = printed.strip()[-STDERR_LIMIT:]
         answered = result.outcome is Outcome.FAILED and result.exit_code not in NOT_EXECUTED
         if answered and hook is Hook.ALIVE:
             log.debug("hook_failed", **fields)
@@ -162,10 +166,17 @@ class Telemetry:
         self._metrics.aborted.increase(effect.model, by=count)
         log.warning("requests_aborted", model=effect.model, count=count, reason=effect.reason)
 
+    def _probes_ended(self, effect: ProbesEnded) -> None:
+        log.info("models_found", awake=", ".join(effect.found))
+
     def _state_changed(self, effect: StateChanged) -> None:
         fields = {"model": effect.model, "from": str(effect.old), "to": str(effect.new), "cause": effect.cause}
         if effect.new is ModelState.LOST:
+            self._lost.add(effect.model)
             log.error("model_lost", **fields)
+        elif effect.model in self._lost and effect.new is not ModelState.SLEEPING:
+            self._lost.discard(effect.model)
+            log.info("model_found_again", **fields)
         else:
             log.debug("state_changed", **fields)
 
