@@ -17,6 +17,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from llmux.cli.simulate import simulate
+
 DEFAULT_CONFIG = Path("config.yaml")
 
 app = typer.Typer(
@@ -182,6 +184,9 @@ def backend(context: typer.Context) -> None:
     except OSError as error:
         _fail(f"cannot start: {error}", status=1)
     raise typer.Exit(status)
+
+
+app.command()(simulate)
 
 
 def _serve(options: ServeOptions) -> None:

@@ -129,6 +129,7 @@ class _Simulation:
         self._left = len(arrivals)  # requests that are not over yet
         self._progress = 0.0  # when one was last granted or over
         self._to_end: list[int] = []
+        self._ending = False
         self._spent = [0.0] * 4
         self._phase = _IDLE
         self._phase_since = 0.0
@@ -201,8 +202,12 @@ class _Simulation:
                 raise SimulationError(f"at {self.now:g} s, after {event}: {'; '.join(problems)}")
         if self._watch is not None:
             self._watch(self.now, event, effects)
-        while self._to_end:  # requests that this event's effects cut off
+        if self._ending:
+            return
+        self._ending = True
+        while self._to_end:  # requests that this event's effects cut off: in a loop, as thousands can be
             self._over(self._to_end.pop())
+        self._ending = False
 
     def _push(self, at: float, kind: int, what: Any) -> int:
         self._sequence += 1

@@ -1,0 +1,158 @@
+"""Where the requests of ``llmux simulate`` come from, and which policies meet them. Reads files, runs nothing.
+
+Whatever cannot be used raises `llmux.cli.inputs.InputError`, or an error of the configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from llmux.cli import inputs
+from llmux.cli.inputs import InputError
+from llmux.core import CoreSettings, ModelSpec
+from llmux.eventlog import UnreadableError, observed
+from llmux.policy.registry import BUILT_IN
+from llmux.report import Candidate, Scenario
+from llmux.sim import Arrival, BackendModel, HookTimes
+
+_DEFAULT_COST = 10.0
+_DEFAULT_MODELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Where the requests come from, and what is known with them."""
+
+    settings: CoreSettings
+    arrivals: Callable[[int], list[Arrival]]  # by seed
+    hooks: HookTimes
+    backends: BackendModel
+    own: tuple[str, dict[str, Any]] | None  # the policy in use, and its options
+    described: str
+
+
+def requests(
+    trace: Path | None,
+    generate: str | None,
+    rate: float,
+    seconds: float,
+    tokens: tuple[float, float],
+    config_file: Path | None,
+    models: int | None,
+    costs: tuple[float | None, Path | None, float],
+    backend: str | None,
+) -> Traffic:
+    """Traffic from a file or a generator, for the models of a configuration, of the trace, or made-up ones."""
+    own, aliases = None, None
+    settings: CoreSettings | None = None
+    if config_file is not None:
+        from llmux.app import core_settings  # the whole server: only where it is needed
+        from llmux.config import Config
+
+        config = Config.from_file(config_file)
+        # Simulated backends do not die, and looking after them would only take time.
+        settings = msgspec.structs.replace(core_settings(config), alive_interval=0.0)
+        own, aliases = (config.policy.name, config.policy.arguments()), config.names()
+    fixed = inputs.read_trace(trace, aliases) if trace is not None else None
+    if settings is None:
+        if fixed is not None:
+            names = list(dict.fromkeys(arrival.model for arrival in fixed))
+        else:
+            names = [f"m{number}" for number in range(1, (models or _DEFAULT_MODELS) + 1)]
+        settings = CoreSettings(models=tuple(ModelSpec(name) for name in names), alive_interval=0.0)
+    names = [spec.name for spec in settings.models]
+    cost, file, noise = costs
+    if cost is None and file is None:
+        cost = _DEFAULT_COST
+    skew = 1.0 if generate == "zipf" else 0.0
+
+    def arrivals(seed: int) -> list[Arrival]:
+        if fixed is not None:
+            return fixed
+        return inputs.generate(generate or "", names, rate, skew, seconds, seed, tokens)
+
+    return Traffic(
+        settings,
+        arrivals,
+        inputs.hook_times(names, cost, file, noise),
+        inputs.backend_model(backend) if backend is not None else BackendModel(),
+        own,
+        f"{trace.name if trace is not None else f'{generate} traffic'}, "
+        f"{f'switches of {cost:g} s' if file is None else f'switch costs of {file.name}'}",
+    )
+
+
+def logged(
+    files: list[Path], cost: float | None, costs: Path | None, noise: float | None, backend: str | None
+) -> Traffic:
+    """A day from an event log: its requests, its configuration, and what hooks took then unless it is stated."""
+
+    if backend is not None:
+        raise InputError("--backend: with --from-log, requests take what they took")
+    try:
+        seen = observed(*files)
+    except UnreadableError as error:
+        raise InputError(str(error)) from error
+    if not seen.arrivals:
+        raise InputError(f"{files[0]}: there are no requests in it")
+    names = [spec.name for spec in seen.settings.models]
+    hooks = seen.hooks
+    if cost is not None or costs is not None:
+        hooks = inputs.hook_times(names, cost, costs, 0.0)
+    hooks = replace(hooks, noise=noise if noise is not None else hooks.noise)
+    # A class that somebody else's file names is not imported unless the user names it, too.
+    own = None if ":" in seen.policy.name else (seen.policy.name, dict(seen.policy.options))
+    return Traffic(
+        msgspec.structs.replace(seen.settings, alive_interval=0.0),
+        lambda seed: seen.arrivals,
+        hooks,
+        seen.backend,
+        own,
+        f"{files[0].name}{f' and {len(files) - 1} more' if len(files) > 1 else ''}, "
+        f"switch costs as {'measured' if cost is None and costs is None else 'stated'}",
+    )
+
+
+def candidates(traffic: Traffic, policies: Sequence[str], sweeps: Sequence[str]) -> tuple[list[Candidate], int | None]:
+    """What is to be compared, and which of it is in use: the configuration's policy, else fifo."""
+
+    own = None
+    if traffic.own is not None:
+        name, options = traffic.own
+        shown = ",".join(f"{key}={json.dumps(value)}" for key, value in options.items())
+        own = Candidate(f"{name}:{shown}" if options else name, name, options, traffic.settings)
+        inputs.check(own)
+    if policies:
+        chosen = [inputs.candidate(text, traffic.settings) for text in policies]
+    else:
+        names = [
+            name for name in sorted(BUILT_IN, key=lambda name: name != "fifo") if own is None or name != own.policy
+        ]
+        chosen = [own] if own is not None else []
+        chosen += [Candidate(name, name, {}, traffic.settings) for name in names]
+    in_use = own if own is not None else Candidate("fifo", "fifo", {}, traffic.settings)
+    swept = inputs.sweep(chosen, sweeps) if sweeps else chosen
+    labels = [one.label for one in swept]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice} would be simulated twice")
+    same = [
+        index
+        for index, one in enumerate(swept)
+        if (one.policy, one.options, one.settings) == (in_use.policy, in_use.options, in_use.settings)
+    ]
+    return swept, same[0] if same else None
+
+
+def scenarios(traffic: Traffic, seeds: Sequence[int]) -> list[Scenario]:
+
+    scenarios = [Scenario(seed, traffic.arrivals(seed), replace(traffic.hooks, seed=seed)) for seed in seeds]
+    if not all(scenario.arrivals for scenario in scenarios):
+        raise InputError("no requests would come: raise --rate or --seconds")
+    return scenarios
