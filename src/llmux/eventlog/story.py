@@ -30,6 +30,7 @@ from llmux.messages import (
     OperatorSleep,
     OperatorSwitch,
     PolicyFault,
+    ProbesEnded,
     Reject,
     RunHook,
     SetTimer,
@@ -203,6 +204,8 @@ def _words(effect: Effect) -> str:
             return f"sleep of {effect.model} failed: {effect.detail}"
         case ModelDied():
             return f"{effect.model} died: {effect.detail}"
+        case ProbesEnded():
+            return f"found awake: {', '.join(effect.found) or 'nobody'}"
         case PolicyFault():
             return f"policy {effect.policy} failed: {effect.detail}"
         case Grant() | SetTimer() | CancelTimer() | CloseBackend() | ModelLeftAwake():
