@@ -84,15 +84,17 @@ async def test_who_left_only_the_group_is_killed(shop: Shop, tmp_path: Path) -> 
 
 async def test_what_an_ended_hook_left_behind_lives_on(shop: Shop, tmp_path: Path) -> None:
     """Starting a daemon is what a wake hook is for; not even the second SIGTERM of llmux ends it."""
+    pids = []
     for end in ("true", "exit 4"):
         (tmp_path / "pid").unlink(missing_ok=True)
         run_id, ended = shop.start(f"sleep 300 & echo $! > pid; {end}", cwd=tmp_path, timeout=5)
         assert (await ended).outcome in (Outcome.OK, Outcome.FAILED)
-        pid = await shop.pid_from(tmp_path / "pid")
+        pids.append(await shop.pid_from(tmp_path / "pid"))
         shop.runner.cancel(run_id)
-        shop.runner.kill_all()
         await shop.run("true")
-        assert alive(pid)
+    shop.runner.kill_all()
+    assert (await shop.run("true")).outcome is Outcome.CANCELLED  # nothing is started any more
+    assert all(alive(pid) for pid in pids)
 
 
 async def test_no_deadline(shop: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -157,8 +158,8 @@ async def test_many_quick_hooks_leave_neither_descriptors_nor_zombies(shop: Shop
         assert {result.exit_code for result in results} == {5}
     assert (shop.runner.running, shop.runner.background) == (0, 0)
     assert sorted(os.listdir("/proc/self/fd")) == before
-    with pytest.raises(ChildProcessError):
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # noqa: ASYNC222 - WNOHANG does not wait
+    with contextlib.suppress(ChildProcessError):  # there may be children, of other tests, but none that has exited
+        assert os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None  # noqa: ASYNC222 - WNOHANG does not wait
 
 
 def test_it_works_in_a_process_without_standard_streams(tmp_path: Path) -> None:
