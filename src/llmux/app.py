@@ -10,7 +10,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
 
-from llmux import control, logs
+from llmux import control
 from llmux.config import Config
 from llmux.control.view import ModelEntry
 from llmux.core import IMPLICIT_DEVICE, Core, CoreSettings, ModelSpec
@@ -26,8 +26,6 @@ from llmux.telemetry import Telemetry
 
 #: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
 LAST_WORDS_SECS = 2.0
-
-log = logs.get_logger("llmux.app")
 
 
 def core_settings(config: Config) -> CoreSettings:

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmux.core.commands import Commands
 from llmux.core.health import Health
-from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
+from llmux.core.ledger import Ledger, Model, Purpose, Request
 from llmux.core.planning import Planner
 from llmux.core.settings import CoreSettings
 from llmux.core.stopping import Stopping
@@ -322,4 +322,4 @@ class Core:
         return plan
 
 
-__all__ = ["Core", "Run"]
+__all__ = ["Core"]

@@ -26,8 +26,9 @@ def violations(core: Core) -> list[str]:
             found.append(f"device {name} is overcommitted by {-free} to {[m.name for m in trusted]}")
     for waking in (model for model in ledger.models.values() if model.state is ModelState.WAKING):
         claims = [m.placement for m in ledger.holding.values() if m.placement is not None]
+        left = free_after(settings.devices, claims)
         for name in waking.placement or ():
-            if free_after(settings.devices, claims)[name] < 0:
+            if left[name] < 0:
                 found.append(f"{waking.name} is waking while the owner of {name} is not known")
         if waking.switch is None:
             found.append(f"{waking.name} is waking for no switch")
@@ -62,9 +63,9 @@ def violations(core: Core) -> list[str]:
     in_flight = sum(len(model.granted) for model in ledger.models.values())
     if queued + in_flight != len(ledger.requests):
         found.append(f"{len(ledger.requests)} requests in the books, {queued} waiting, {in_flight} in flight")
-    for run in ledger.runs.values():
-        if run.run_id not in ledger.runs:
-            found.append(f"run {run.run_id} is not in the books")
+    for run_id, run in ledger.runs.items():
+        if run.run_id != run_id:
+            found.append(f"run {run.run_id} is in the books as {run_id}")
     found += _stuck(core)
     return found
 

@@ -76,7 +76,7 @@ class Planner:
             if victims is None:
                 continue
             newest = max((self._ledger.models[victim].last_used for victim in victims), default=float("-inf"))
-            rank = (newest, len(victims)) if victims else (float("-inf"), 0)
+            rank = (newest, len(victims))
             if best is None or rank < best[0]:
                 # A model whose place is not known cannot be woken where it is: it is put to sleep first.
                 itself = () if target.placed else (target.name,)
