@@ -6,7 +6,9 @@ read, through `llmux.wire.errors`. No route may run a hook or wake a model: prob
 
 from __future__ import annotations
 
+import asyncio
 import time
+from functools import partial
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -82,7 +84,8 @@ class _Handlers:
 
     async def metrics(self, request: Request) -> Response:
         # In a thread: writing thousands of series takes longer than streams on this loop should have to wait.
-        body = await run_in_threadpool(self._telemetry.render, self._view.snapshot())
+        render = partial(self._telemetry.render, self._view.snapshot(), tasks=len(asyncio.all_tasks()))
+        body = await run_in_threadpool(render)
         return Response(body, media_type=CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:

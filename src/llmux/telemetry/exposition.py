@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from prometheus_client import generate_latest
+from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from llmux.telemetry.series import Counters, Gauges, Histogram, Histograms, Series
+
+#: Memory, CPU time and descriptors of this process, by the names that all Prometheus clients give them. Linux only.
+_PROCESS = ProcessCollector(registry=None)
 
 
 class _Registry:
@@ -24,6 +27,7 @@ class _Registry:
     def collect(self) -> Iterator[Metric]:
         for family in self._series:
             yield _metric(family)
+        yield from _PROCESS.collect()
 
 
 def exposition(series: Iterable[Series]) -> bytes:

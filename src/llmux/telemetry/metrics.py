@@ -92,7 +92,7 @@ class Metrics:
         yield from vars(self).values()
 
 
-def gauges(snapshot: Snapshot, log_dropped: int) -> Iterator[Series]:
+def gauges(snapshot: Snapshot, *, log_dropped: int, tasks: int) -> Iterator[Series]:
     """The series that are read off when scraped."""
     depth = Gauges("llmux_request_queue_depth", "Requests that wait for their model now.", ("model",))
     in_flight = Gauges("llmux_model_in_flight", "Requests that a model is serving now.", ("model",))
@@ -115,4 +115,6 @@ def gauges(snapshot: Snapshot, log_dropped: int) -> Iterator[Series]:
     build.put(1, version())
     dropped = Counters("llmux_log_dropped", "Log lines that could not be written.")
     dropped.increase(by=log_dropped)
-    yield from (depth, in_flight, oldest, state, lost, stalled, build, dropped)
+    running = Gauges("llmux_tasks", "Tasks of the event loop. They must not grow in number with time.")
+    running.put(tasks)
+    yield from (depth, in_flight, oldest, state, lost, stalled, build, dropped, running)

@@ -138,15 +138,17 @@ class Telemetry:
 
     # --- what an operator reads ----------------------------------------------------------------------------------
 
-    def render(self, snapshot: Snapshot) -> bytes:
+    def render(self, snapshot: Snapshot, *, tasks: int = 0) -> bytes:
         """All metrics in the Prometheus text format (`CONTENT_TYPE`); the gauges are those of `snapshot`.
+
+        `tasks` is how many tasks the event loop has.
 
         Takes milliseconds where there are many models. It may run in a thread beside the loop that counts.
         """
         # The first scrape pays for prometheus-client's import (40 ms), not the start.
         from llmux.telemetry.exposition import exposition
 
-        return exposition([*gauges(snapshot, logs.dropped()), *self._metrics.series()])
+        return exposition([*gauges(snapshot, log_dropped=logs.dropped(), tasks=tasks), *self._metrics.series()])
 
     # --- facts ---------------------------------------------------------------------------------------------------
 
