@@ -13,43 +13,20 @@ from collections.abc import AsyncIterator, Sequence
 from llmux import control
 from llmux.config import Config
 from llmux.control.view import ModelEntry
-from llmux.core import IMPLICIT_DEVICE, Core, CoreSettings, ModelSpec
+from llmux.core import Core, CoreSettings
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
 from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import Hook, OnExit
 from llmux.policy import load_policy
+from llmux.settings import core_settings
 from llmux.snapshot import Snapshot
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
 
 #: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
 LAST_WORDS_SECS = 2.0
-
-
-def core_settings(config: Config) -> CoreSettings:
-    """What the core must know of a configuration."""
-    devices = {IMPLICIT_DEVICE: 1} if config.devices is None else dict(config.devices)
-    return CoreSettings(
-        models=tuple(
-            ModelSpec(
-                name=name,
-                placements=config.placements(name) or (dict(devices),),
-                wake_timeout=config.hook_timeout(name, Hook.WAKE),
-                sleep_timeout=config.hook_timeout(name, Hook.SLEEP),
-                alive_timeout=config.hook_timeout(name, Hook.ALIVE),
-                drain_timeout=config.drain_timeout(name),
-            )
-            for name in config.models
-        ),
-        devices=devices,
-        request_timeout=config.policy.request_timeout_secs,
-        drain_before_switch=config.policy.drain_before_switch,
-        min_active=config.policy.min_active_secs,
-        max_queue=config.max_queue,
-        alive_interval=config.alive_interval_secs,
-    )
 
 
 def recorder(config: Config, settings: CoreSettings) -> Recorder | None:

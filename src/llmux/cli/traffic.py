@@ -52,8 +52,8 @@ def requests(
     own, aliases = None, None
     settings: CoreSettings | None = None
     if config_file is not None:
-        from llmux.app import core_settings  # the whole server: only where it is needed
         from llmux.config import Config
+        from llmux.settings import core_settings
 
         config = Config.from_file(config_file)
         # Simulated backends do not die, and looking after them would only take time.

@@ -1,13 +1,13 @@
-"""Drives a core in virtual time: events from a heap, effects carried out on simulated hooks and backends.
+"""Drives a core through arrivals in virtual time: `llmux.virtual` has its hooks and timers, `Server` its backends.
 
-Pure and deterministic: what happens at the same moment happens in the order in which it was put into the heap, and
-before arrivals of that moment. Never looks at a clock.
+Pure and deterministic: what happens at the same moment happens in the order in which it was arranged, and before
+arrivals of that moment. Never looks at a real clock.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from heapq import heappop, heappush
 from typing import Any
 
 from llmux.core import Core, CoreSettings
@@ -15,19 +15,14 @@ from llmux.core.invariants import violations
 from llmux.messages import (
     AbortRequests,
     Arrived,
-    CancelHook,
-    CancelTimer,
     Effect,
     Event,
     Finished,
     Grant,
     Hook,
-    HookEnded,
     ModelState,
-    Outcome,
     Reject,
     RunHook,
-    SetTimer,
     Start,
     StateChanged,
     SwitchEnded,
@@ -38,10 +33,10 @@ from llmux.sim.backend import BackendModel, Server
 from llmux.sim.hooks import HookTimes
 from llmux.sim.results import Result, Shares
 from llmux.sim.trace import Arrival
+from llmux.virtual import HookPlan, Timer, VirtualClock, World
 
 Watcher = Callable[[float, Event, Sequence[Effect]], None]
 
-_END, _HOOK, _TIMER = range(3)
 _SWITCHING, _DRAINING, _SERVING, _IDLE = range(4)
 _HOOK_STATES = frozenset({ModelState.WAKING, ModelState.SLEEPING})
 
@@ -108,24 +103,19 @@ class _Simulation:
             kind = backends if backends is not None else BackendModel()
             backends = {spec.name: kind for spec in settings.models}
         self._servers = {name: Server(kind, self.started) for name, kind in backends.items()}
-        self._up: set[str] = set()
-        self._heap: list[tuple[float, int, int, Any]] = []  # time, order, kind, payload
-        self._sequence = 0
-        self._timers: dict[str, int] = {}
-        self._runs: dict[int, RunHook] = {}
+        self._next_ends: dict[Server, Timer] = {}
         self._check = check
         self._watch = watch
-        self._apply: dict[type, Callable[..., None]] = {
+        self._clock = VirtualClock()
+        others: dict[type, Callable[[Any], None]] = {
             Grant: self._grant,
-            RunHook: self._run_hook,
-            CancelHook: self._cancel_hook,
-            SetTimer: self._set_timer,
-            CancelTimer: self._cancel_timer,
             AbortRequests: self._abort,
             StateChanged: self._state_changed,
             SwitchEnded: self._switch_ended,
             Reject: self._reject,
         }
+        self._world = World(self._clock, deliver=self._happened, plan=self._plan, others=others)
+        self._timers_at_once = 0
         self._left = len(arrivals)  # requests that are not over yet
         self._progress = 0.0  # when one was last granted or over
         self._to_end: list[int] = []
@@ -140,39 +130,20 @@ class _Simulation:
     # --- the loop ----------------------------------------------------------------------------------------------
 
     def run(self, until: float | None) -> Result:
-        heap, arrivals, total = self._heap, self.arrivals, len(self.arrivals)
-        end = float("inf") if until is None else until
+        clock, arrivals = self._clock, self.arrivals
+        end = math.inf if until is None else until
         self._send(Start())
-        index = timers_at_once = 0
-        while self._left or until is not None:
-            if heap and (index == total or heap[0][0] <= arrivals[index].at):
-                at, sequence, kind, what = heappop(heap)
-                if at > end or (index == total and at > self._progress + _PATIENCE):
-                    break
-                if kind == _END:
-                    server, version = what
-                    if server.version == version:
-                        self.now = at
-                        self._request_ended(server)
-                elif kind == _HOOK:
-                    self.now = at
-                    self._hook_ended(what)
-                elif self._timers.get(what) == sequence:
-                    timers_at_once = timers_at_once + 1 if at == self.now else 0
-                    if timers_at_once > _MOST_TIMERS_AT_ONCE:
-                        raise SimulationError(f"at {at:g} s, {self.core.policy.name} asks to be asked again for ever")
-                    self.now = at
-                    self._timers.pop(what)
-                    self._send(TimerFired(what))
-            elif index < total:
-                arrival = arrivals[index]
-                if arrival.at > end:
-                    break
-                self.now = arrival.at
-                self._send(Arrived(index, arrival.model))
-                index += 1
-            else:
+        for index, arrival in enumerate(arrivals):
+            if arrival.at > end:
                 break
+            clock.advance_to(arrival.at)
+            self.now = arrival.at
+            self._send(Arrived(index, arrival.model))
+        while self._left or until is not None:
+            at = clock.next_at()
+            if at is None or at > end or at > self._progress + _PATIENCE:
+                break
+            clock.step()
         if until is not None:
             self.now = until
         self._enter(self._phase)
@@ -190,12 +161,19 @@ class _Simulation:
             seconds=seconds,
         )
 
+    def _happened(self, event: Event) -> None:
+        """A hook ended, or a timer fired."""
+        at = self._clock.now
+        if type(event) is TimerFired:
+            self._timers_at_once = self._timers_at_once + 1 if at == self.now else 0
+            if self._timers_at_once > _MOST_TIMERS_AT_ONCE:
+                raise SimulationError(f"at {at:g} s, {self.core.policy.name} asks to be asked again for ever")
+        self.now = at
+        self._send(event)
+
     def _send(self, event: Event) -> None:
         effects = self.core.handle(event, self.now)
-        for effect in effects:
-            apply = self._apply.get(type(effect))
-            if apply is not None:
-                apply(effect)
+        self._world.carry_out(effects)
         if self._check:
             problems = violations(self.core)
             if problems:
@@ -208,11 +186,6 @@ class _Simulation:
         while self._to_end:  # requests that this event's effects cut off: in a loop, as thousands can be
             self._over(self._to_end.pop())
         self._ending = False
-
-    def _push(self, at: float, kind: int, what: Any) -> int:
-        self._sequence += 1
-        heappush(self._heap, (at, self._sequence, kind, what))
-        return self._sequence
 
     # --- requests ----------------------------------------------------------------------------------------------
 
@@ -230,11 +203,15 @@ class _Simulation:
             self._schedule_end(server)
 
     def _schedule_end(self, server: Server) -> None:
+        old = self._next_ends.pop(server, None)
+        if old is not None:
+            old.cancel()
         at = server.next_end()
         if at is not None:
-            self._push(at, _END, (server, server.version))
+            self._next_ends[server] = self._clock.call_at(at, self._request_ended, server)
 
     def _request_ended(self, server: Server) -> None:
+        self.now = self._clock.now
         request = server.end_next(self.now)
         self._schedule_end(server)
         self.finished[request] = self.now
@@ -261,44 +238,14 @@ class _Simulation:
         if server.version != version:
             self._schedule_end(server)
 
-    # --- hooks and timers --------------------------------------------------------------------------------------
+    # --- hooks -------------------------------------------------------------------------------------------------
 
-    def _run_hook(self, effect: RunHook) -> None:
-        if effect.hook is Hook.WAKE:
-            seconds = self._hooks.wake(effect.model, effect.from_model)
-        elif effect.hook is Hook.SLEEP:
-            seconds = self._hooks.sleep(effect.model, effect.to_model)
-        else:
-            seconds = 0.0
-        timed_out = effect.timeout is not None and seconds > effect.timeout
-        if effect.hook is Hook.ALIVE:
-            outcome = Outcome.OK if effect.model in self._up else Outcome.FAILED
-        else:
-            outcome = Outcome.TIMEOUT if timed_out else Outcome.OK
-        if timed_out and effect.timeout is not None:
-            seconds = effect.timeout
-        self._runs[effect.run_id] = effect
-        code = {Outcome.OK: 0, Outcome.FAILED: 1}.get(outcome)
-        self._push(self.now + seconds, _HOOK, HookEnded(effect.run_id, outcome, seconds, code))
-
-    def _hook_ended(self, event: HookEnded) -> None:
-        run = self._runs.pop(event.run_id, None)
-        if run is None:  # it was cancelled
-            return
-        if run.hook is Hook.WAKE and event.outcome is Outcome.OK:
-            self._up.add(run.model)
-        elif run.hook is Hook.SLEEP and event.outcome is Outcome.OK:
-            self._up.discard(run.model)
-        self._send(event)
-
-    def _cancel_hook(self, effect: CancelHook) -> None:
-        self._push(self.now, _HOOK, HookEnded(effect.run_id, Outcome.CANCELLED, 0.0))
-
-    def _set_timer(self, effect: SetTimer) -> None:
-        self._timers[effect.key] = self._push(effect.at, _TIMER, effect.key)
-
-    def _cancel_timer(self, effect: CancelTimer) -> None:
-        self._timers.pop(effect.key, None)
+    def _plan(self, run: RunHook) -> HookPlan:
+        if run.hook is Hook.WAKE:
+            return HookPlan(self._hooks.wake(run.model, run.from_model))
+        if run.hook is Hook.SLEEP:
+            return HookPlan(self._hooks.sleep(run.model, run.to_model))
+        return self._world.alive(run.model, 0.0)
 
     # --- where the time goes -----------------------------------------------------------------------------------
 

@@ -5,15 +5,15 @@
 - `llmux.testing.hooks`: wake, sleep and alive scripts that start, stop and check a server process.
 - `VirtualClock` and `CorePlayer`: play a decision core, or anything with `handle(event, now)`, in virtual time.
 
-May import the pure layer of llmux (messages, errors, ports, addresses) and no other room of it.
+May import the pure layer of llmux (messages, errors, ports, addresses, virtual) and no other room of it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmux.testing.clock import Timer, VirtualClock
-from llmux.testing.player import Core, CorePlayer, Entry, HookPlan, replay
+from llmux.testing.player import Core, CorePlayer, Entry, replay
+from llmux.virtual import HookPlan, Timer, VirtualClock
 
 if TYPE_CHECKING:
     from llmux.testing.backend import Fault, RequestRecord, SimulatedBackend, run_backend

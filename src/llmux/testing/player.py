@@ -21,23 +21,17 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 from llmux.messages import (
     AbortRequests,
     Arrived,
-    CancelHook,
-    CancelTimer,
     Effect,
     Event,
     Finished,
     Grant,
     Hook,
-    HookEnded,
     Left,
     Message,
-    Outcome,
     Reject,
     RunHook,
-    SetTimer,
-    TimerFired,
 )
-from llmux.testing.clock import Timer, VirtualClock
+from llmux.virtual import HookPlan, Timer, VirtualClock, World
 
 M = TypeVar("M", bound=Message)
 
@@ -50,15 +44,6 @@ class Core(Protocol):
 
     def handle(self, event: Event, now: float, /) -> Sequence[Effect]:
         """Take an event in at time `now` (seconds) and say what must be done."""
-
-
-class HookPlan(NamedTuple):
-    """How a run of a hook goes: `duration` in seconds (infinite: it hangs), then `outcome`."""
-
-    duration: float
-    outcome: Outcome = Outcome.OK
-    exit_code: int | None = None
-    detail: str = ""
 
 
 class Entry(NamedTuple):
@@ -110,8 +95,14 @@ class CorePlayer:
     ) -> None:
         self.core = core
         self.clock = clock if clock is not None else VirtualClock()
-        self.up: set[str] = set()
-        self.running: dict[int, RunHook] = {}
+        self._world = World(
+            self.clock,
+            deliver=self._deliver,
+            plan=self._plan,
+            others={Grant: self._grant, Reject: self._reject, AbortRequests: self._abort},
+        )
+        self.up = self._world.up
+        self.running = self._world.running
         self.waiting: dict[int, str] = {}
         self.in_flight: dict[int, str] = {}
         self.entries: list[Entry] = []
@@ -119,10 +110,7 @@ class CorePlayer:
         self._hook_secs = hook_secs
         self._service = service
         self._check = check
-        self._hook_ends: dict[int, Timer] = {}
-        self._hook_began: dict[int, float] = {}
         self._finishes: dict[int, Timer] = {}
-        self._timers: dict[str, Timer] = {}
         self._last_request = 0
         self._inside = False
 
@@ -138,7 +126,7 @@ class CorePlayer:
         if at is None:
             self._deliver(event)
         else:
-            self.clock.call_at(at, lambda: self._deliver(event))
+            self.clock.call_at(at, self._deliver, event)
 
     def arrive(self, model: str, *, at: float | None = None) -> int:
         """A request for `model` arrives, now or at time `at`; returns its id."""
@@ -152,7 +140,7 @@ class CorePlayer:
         if at is None:
             self._leave(request_id)
         else:
-            self.clock.call_at(at, lambda: self._leave(request_id))
+            self.clock.call_at(at, self._leave, request_id)
 
     def kill(self, model: str, *, at: float | None = None) -> None:
         """The model's backend dies, now or at time `at`. Nobody is told: that is for the alive hook to find out, or
@@ -160,7 +148,7 @@ class CorePlayer:
         if at is None:
             self.up.discard(model)
         else:
-            self.clock.call_at(at, lambda: self.up.discard(model))
+            self.clock.call_at(at, self.up.discard, model)
 
     def run(self, until: float) -> None:
         """Play up to and including the time `until`."""
@@ -220,33 +208,9 @@ class CorePlayer:
             self._inside = False
         for effect in effects:
             self.entries.append(Entry(self.now, effect, is_event=False))
-            self._carry_out(effect)
+        self._world.carry_out(effects)
         if self._check is not None:
             self._check(self)
-
-    def _carry_out(self, effect: Effect) -> None:
-        match effect:
-            case Grant():
-                self._grant(effect)
-            case Reject():
-                self.waiting.pop(effect.request_id, None)
-            case AbortRequests():
-                for request_id in effect.request_ids:
-                    self._finish(request_id, self.now)
-            case RunHook():
-                self._start_hook(effect)
-            case CancelHook():
-                if effect.run_id in self.running:
-                    self._hook_ends[effect.run_id].cancel()
-                    self._end_hook_at(self.now, effect.run_id, HookPlan(0.0, Outcome.CANCELLED))
-            case SetTimer():
-                self._cancel_timer(effect.key)
-                key = effect.key
-                self._timers[key] = self.clock.call_at(effect.at, lambda: self._fire(key))
-            case CancelTimer():
-                self._cancel_timer(effect.key)
-            case _:
-                pass  # facts and replies ask for nothing
 
     def _grant(self, grant: Grant) -> None:
         if self.waiting.pop(grant.request_id, None) is None:
@@ -260,11 +224,18 @@ class CorePlayer:
             seconds = self._service
         self._finish(grant.request_id, self.now + seconds)
 
+    def _reject(self, reject: Reject) -> None:
+        self.waiting.pop(reject.request_id, None)
+
+    def _abort(self, effect: AbortRequests) -> None:
+        for request_id in effect.request_ids:
+            self._finish(request_id, self.now)
+
     def _finish(self, request_id: int, when: float) -> None:
         if (timer := self._finishes.pop(request_id, None)) is not None:
             timer.cancel()
         if request_id in self.in_flight:
-            self._finishes[request_id] = self.clock.call_at(when, lambda: self._deliver(Finished(request_id)))
+            self._finishes[request_id] = self.clock.call_at(when, self._deliver, Finished(request_id))
 
     def _leave(self, request_id: int) -> None:
         if request_id in self.waiting:
@@ -272,47 +243,14 @@ class CorePlayer:
         else:
             self._finish(request_id, self.now)
 
-    def _start_hook(self, run: RunHook) -> None:
-        plan = self._plan(run)
-        self.running[run.run_id] = run
-        self._hook_began[run.run_id] = self.now
-        if run.timeout is not None and plan.duration > run.timeout:
-            plan = HookPlan(run.timeout, Outcome.TIMEOUT)
-        self._end_hook_at(self.now + plan.duration, run.run_id, plan)
-
     def _plan(self, run: RunHook) -> HookPlan:
         chosen: HookPlan | float | None
         chosen = self._hooks(run) if callable(self._hooks) else self._hooks.get((run.model, run.hook))
         if isinstance(chosen, HookPlan):
             return chosen
         if run.hook is Hook.ALIVE:
-            outcome = Outcome.OK if run.model in self.up else Outcome.FAILED
-            return HookPlan(self._hook_secs / 10 if chosen is None else chosen, outcome)
+            return self._world.alive(run.model, self._hook_secs / 10 if chosen is None else chosen)
         return HookPlan(self._hook_secs if chosen is None else chosen)
-
-    def _end_hook_at(self, when: float, run_id: int, plan: HookPlan) -> None:
-        self._hook_ends[run_id] = self.clock.call_at(when, lambda: self._end_hook(run_id, plan))
-
-    def _end_hook(self, run_id: int, plan: HookPlan) -> None:
-        run = self.running.pop(run_id)
-        del self._hook_ends[run_id]
-        duration = self.now - self._hook_began.pop(run_id)
-        if plan.outcome is Outcome.OK and run.hook is Hook.WAKE:
-            self.up.add(run.model)
-        elif plan.outcome is Outcome.OK and run.hook is Hook.SLEEP:
-            self.up.discard(run.model)
-        exit_code = plan.exit_code
-        if exit_code is None and plan.outcome in (Outcome.OK, Outcome.FAILED):
-            exit_code = 0 if plan.outcome is Outcome.OK else 1
-        self._deliver(HookEnded(run_id, plan.outcome, duration, exit_code, plan.detail))
-
-    def _fire(self, key: str) -> None:
-        del self._timers[key]
-        self._deliver(TimerFired(key))
-
-    def _cancel_timer(self, key: str) -> None:
-        if (timer := self._timers.pop(key, None)) is not None:
-            timer.cancel()
 
 
 def replay(core: Core, events: Iterable[tuple[float, Event]]) -> list[Entry]:

@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 
-import llmux.testing.clock
-from llmux.testing import VirtualClock
+import llmux.virtual.clock
+from llmux.virtual import VirtualClock
 
 
 def test_the_example_in_the_docstring_is_true() -> None:
-    assert doctest.testmod(llmux.testing.clock).failed == 0
+    assert doctest.testmod(llmux.virtual.clock).failed == 0
 
 
 def test_advancing_fires_in_order_of_time_then_of_making() -> None:

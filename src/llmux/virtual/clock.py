@@ -13,20 +13,21 @@ Pure: a number and a heap. Touches no real clock and never sleeps.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
 
 
 class Timer:
     """One appointment of a `VirtualClock`; `cancel()` may be called at any time, also after it fired."""
 
-    __slots__ = ("_callback", "_sequence", "when")
+    __slots__ = ("_arguments", "_callback", "when")
 
-    def __init__(self, when: float, sequence: int, callback: Callable[[], object]) -> None:
+    def __init__(self, when: float, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         self.when = when
-        self._sequence = sequence
-        self._callback: Callable[[], object] | None = callback
+        self._callback: Callable[..., object] | None = callback
+        self._arguments = arguments
 
     @property
     def active(self) -> bool:
@@ -40,10 +41,7 @@ class Timer:
     def _fire(self) -> None:
         callback, self._callback = self._callback, None
         if callback is not None:
-            callback()
-
-    def __lt__(self, other: Timer) -> bool:
-        return (self.when, self._sequence) < (other.when, other._sequence)
+            callback(*self._arguments)
 
 
 class VirtualClock:
@@ -54,7 +52,7 @@ class VirtualClock:
 
     def __init__(self, now: float = 0.0) -> None:
         self._now = now
-        self._heap: list[Timer] = []
+        self._heap: list[tuple[float, int, Timer]] = []  # compared by time and order, which never are the same for two
         self._sequence = 0
 
     @property
@@ -62,25 +60,29 @@ class VirtualClock:
         """The present, in seconds."""
         return self._now
 
-    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """Call `callback` at time `when`; at the present moment if `when` is past. An infinite `when` never comes."""
+    def call_at(self, when: float, callback: Callable[..., object], *arguments: Any) -> Timer:
+        """Call `callback(*arguments)` at time `when`; at the present moment if `when` is past. An infinite `when` never
+        comes."""
         if math.isnan(when):
             raise ValueError("an appointment needs a time, not NaN")
+        if when < self._now:
+            when = self._now
+        timer = Timer(when, callback, arguments)
         self._sequence += 1
-        timer = Timer(max(when, self._now), self._sequence, callback)
         if when != math.inf:
-            heapq.heappush(self._heap, timer)
+            heappush(self._heap, (when, self._sequence, timer))
         return timer
 
-    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
-        """Call `callback` in `delay` seconds."""
-        return self.call_at(self._now + delay, callback)
+    def call_later(self, delay: float, callback: Callable[..., object], *arguments: Any) -> Timer:
+        """Call `callback(*arguments)` in `delay` seconds."""
+        return self.call_at(self._now + delay, callback, *arguments)
 
     def next_at(self) -> float | None:
         """The time of the next appointment, or None."""
-        while self._heap and not self._heap[0].active:
-            heapq.heappop(self._heap)
-        return self._heap[0].when if self._heap else None
+        heap = self._heap
+        while heap and not heap[0][2].active:
+            heappop(heap)
+        return heap[0][0] if heap else None
 
     def step(self) -> bool:
         """Go to the next appointment and keep it. False if there is none."""
@@ -88,7 +90,7 @@ class VirtualClock:
         if when is None:
             return False
         self._now = when
-        heapq.heappop(self._heap)._fire()
+        heappop(self._heap)[2]._fire()
         return True
 
     def advance(self, seconds: float) -> None:
@@ -99,8 +101,12 @@ class VirtualClock:
 
     def advance_to(self, when: float) -> None:
         """Go to the time `when`, keeping every appointment up to and including it."""
-        while (coming := self.next_at()) is not None and coming <= when:
-            self.step()
+        heap = self._heap
+        while heap and heap[0][0] <= when:
+            coming, _, timer = heappop(heap)
+            if timer.active:
+                self._now = coming
+                timer._fire()
         self._now = max(self._now, when)
 
     def run_until_idle(self, *, max_steps: int = 100_000) -> int:
