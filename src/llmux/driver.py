@@ -29,7 +29,8 @@ from llmux.errors import (
     SwitchError,
     WaitTimeoutError,
 )
-from llmux.hooks import HookResult, HookRunner, HookSpec
+from llmux.hooks import HookResult, HookSpec
+from llmux.hooks.runner import OnEnd
 from llmux.messages import (
     AbortRequests,
     Arrived,
@@ -87,6 +88,24 @@ def refusal_error(reason: Refusal, model: str, detail: str, retry_after: float |
     return _ERRORS[reason](detail, retry_after=retry_after)
 
 
+class Hooks(Protocol):
+    """What the driver asks of `HookRunner`, whose methods these are."""
+
+    def start(
+        self,
+        run_id: int,
+        model: str,
+        hook: Hook,
+        spec: HookSpec,
+        *,
+        timeout: float | None,
+        variables: Mapping[str, str],
+        on_end: OnEnd,
+    ) -> None: ...
+
+    def cancel(self, run_id: int) -> None: ...
+
+
 class FactSink(Protocol):
     """What the driver tells telemetry."""
 
@@ -113,18 +132,20 @@ class Driver:
         aliases: other names of models.
         sink: telemetry.
         recorder: the event log, if there is one.
+        clock: what time it is, in seconds, never going back; the loop's own may be coarser (uvloop: a millisecond).
     """
 
     def __init__(
         self,
         core: Core,
         *,
-        hooks: HookRunner,
+        hooks: Hooks,
         scripts: Mapping[tuple[str, Hook], HookSpec],
         ports: Mapping[str, int],
         aliases: Mapping[str, str],
         sink: FactSink,
         recorder: Recorder | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.core = core
         self.backends: Backends | None = None
@@ -134,6 +155,7 @@ class Driver:
         self._names = {name: name for name in core.ledger.models} | dict(aliases)
         self._sink = sink
         self._record = recorder
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
         self._busy = False
@@ -177,7 +199,7 @@ class Driver:
             self._busy = False
 
     def _handle(self, event: Event) -> None:
-        now = monotonic()  # the loop's own time has a resolution of a millisecond on uvloop
+        now = self._clock()
         try:
             effects = self.core.handle(event, now)
         except Exception as error:
@@ -314,7 +336,7 @@ class Driver:
         if old is not None:
             old.cancel()
         # On uvloop it may fire up to a millisecond early; then the core sets it again.
-        self._timers[effect.key] = self._loop.call_later(max(0.0, effect.at - monotonic()), self._fire, effect.key)
+        self._timers[effect.key] = self._loop.call_later(max(0.0, effect.at - self._clock()), self._fire, effect.key)
 
     def _cancel_timer(self, effect: CancelTimer) -> None:
         handle = self._timers.pop(effect.key, None)
@@ -376,7 +398,7 @@ class Driver:
 
     def snapshot(self) -> Snapshot:
         self._tell_sink()  # whoever looks at the books looks at the metrics next
-        return snapshot(self.core, monotonic())
+        return snapshot(self.core, self._clock())
 
     def close(self) -> None:
         """Cancel every timer; the driver handles nothing any more."""
