@@ -141,6 +141,50 @@ async def test_streams_share_the_batch_speed() -> None:
     assert took >= 16 / 80.0 / 2  # sixteen tokens at 80 a second; half of it, as they do not start at one moment
 
 
+async def test_beyond_the_batch_answers_wait_for_a_place_in_turn() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, batch=2)
+    backend.fail(Fault("hang", after=2, count=2))
+    async with client_of(backend) as client:
+        hanging = [asyncio.create_task(client.post(CHAT, json=question(stream=True))) for _ in range(2)]
+        await backend.wait_until(lambda: backend.active == 2)
+        waiting = [asyncio.create_task(client.post(CHAT, json=question(number=number))) for number in range(2)]
+        await backend.wait_until(lambda: len(backend.requests) == 4)
+        assert [record.began is None for record in backend.requests] == [False, False, True, True]
+        for task in hanging:
+            task.cancel()
+        assert [(await task).status_code for task in waiting] == [200, 200]
+    began = [record.began for record in backend.requests]
+    assert began == sorted(began, key=lambda at: at or 0.0)
+    assert backend.most_active == 2
+
+
+async def test_a_fuller_batch_is_slower_for_everybody_and_so_is_a_longer_prompt() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=40.0, batch=4, full_batch_tokens_per_second=10.0)
+    slowness = []
+    for backend.active in (0, 1, 2, 4):
+        slowness.append(backend.slowness)
+    assert slowness == [1.0, 1.0, 2.0, 4.0]
+    patient = SimulatedBackend("alpha", tokens_per_second=FAST, prompt_tokens_per_second=20.0)
+    async with client_of(patient) as client:
+        began = asyncio.get_running_loop().time()
+        await client.post(CHAT, json=question())
+        assert asyncio.get_running_loop().time() - began >= 3 / 20  # "how are you"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch": 0},
+        {"full_batch_tokens_per_second": 10.0},
+        {"batch": 2, "full_batch_tokens_per_second": 51.0},
+        {"prompt_tokens_per_second": 0.0},
+    ],
+)
+async def test_a_batch_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="batch"):
+        SimulatedBackend("alpha", tokens_per_second=50.0, **wrong)
+
+
 async def test_the_last_requests_are_kept_as_they_came() -> None:
     backend = SimulatedBackend("alpha", tokens_per_second=FAST, record_last=2)
     async with client_of(backend) as client:

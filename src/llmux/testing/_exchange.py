@@ -41,7 +41,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RequestRecord(msgspec.Struct):
     """What arrived, and how it ended: `outcome` is None until it did, then ``answered``, ``failed`` (by a `Fault`, or
-    because the model was loading or asleep) or ``disconnected`` (the client left). Header names are in lower case."""
+    because the model was loading or asleep) or ``disconnected`` (the client left). `began` is when its answer was, once
+    it had a place in the batch (`time.monotonic`, seconds). Header names are in lower case."""
 
     method: str
     path: str
@@ -50,6 +51,7 @@ class RequestRecord(msgspec.Struct):
     body: bytes
     model: str | None = None
     tokens_sent: int = 0
+    began: float | None = None
     outcome: Literal["answered", "failed", "disconnected"] | None = None
 
     def header(self, name: str) -> str | None:
@@ -62,8 +64,13 @@ class Pace(Protocol):
 
     tokens_per_second: float
     batch_tokens_per_second: float
+    prompt_tokens_per_second: float
     first_token_secs: float
     active: int
+
+    @property
+    def slowness(self) -> float:
+        """How many times as long as alone everything takes now."""
 
     def notify(self) -> None:
         """Something changed that a test may be waiting for."""
@@ -111,7 +118,7 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": 200, "headers": head})
         await self._write(answer.event("", first=True))
         await self._strike(0)
-        async for piece in self._paced(answer.pieces):
+        async for piece in self._paced(answer.pieces, answer.prompt_tokens):
             await self._write(answer.event(piece))
             self.record.tokens_sent += 1
             self.backend.notify()
@@ -127,7 +134,7 @@ class Exchange:
         body = answer.body()
         fault = self._fault
         stop_at = fault.after if fault is not None else None
-        async for _ in self._paced(answer.pieces if stop_at is None else answer.pieces[:stop_at]):
+        async for _ in self._paced(answer.pieces[:stop_at], answer.prompt_tokens):
             self.record.tokens_sent += 1
         if stop_at is not None:
             head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -136,11 +143,13 @@ class Exchange:
             await self._strike(stop_at)
         return Response(body, media_type="application/json")
 
-    async def _paced(self, pieces: list[str]) -> AsyncIterator[str]:
+    async def _paced(self, pieces: list[str], prompt_tokens: int) -> AsyncIterator[str]:
         backend = self.backend
-        due = time.monotonic() + backend.first_token_secs
+        reading = backend.first_token_secs + prompt_tokens / backend.prompt_tokens_per_second
+        due = time.monotonic() + reading * backend.slowness
         for piece in pieces:
-            due += 1 / min(backend.tokens_per_second, backend.batch_tokens_per_second / backend.active)
+            speed = min(backend.tokens_per_second / backend.slowness, backend.batch_tokens_per_second / backend.active)
+            due += 1 / speed
             await self._pause(due - time.monotonic())
             yield piece
 

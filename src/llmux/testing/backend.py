@@ -24,6 +24,7 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -54,7 +55,11 @@ class SimulatedBackend:
         model: the model's name, or several; the first is what is answered when a request names none.
         tokens_per_second: speed of one stream.
         batch_tokens_per_second: speed of all streams together; a stream gets ``min(alone, batch / active streams)``.
-        first_token_secs: time to read the prompt.
+        batch: most answers generated at a time; further ones wait for a place in turn. None: no limit.
+        full_batch_tokens_per_second: speed of each stream when `batch` of them run; in between, the time per token
+            grows linearly with their number. None: as fast as alone. Needs `batch`.
+        prompt_tokens_per_second: how fast prompts are read, a word counting as a token.
+        first_token_secs: time until the first token besides.
         load_secs: after the start, /health and all else answer 503 for so long.
         tokens: length of an answer, unless the request's ``max_tokens`` is lower.
         strict_model: answer 404 to a model that is not one of its own (vLLM does, llama.cpp does not).
@@ -76,6 +81,9 @@ class SimulatedBackend:
         *,
         tokens_per_second: float = 50.0,
         batch_tokens_per_second: float = math.inf,
+        batch: int | None = None,
+        full_batch_tokens_per_second: float | None = None,
+        prompt_tokens_per_second: float = math.inf,
         first_token_secs: float = 0.0,
         load_secs: float = 0.0,
         tokens: int = 16,
@@ -90,9 +98,17 @@ class SimulatedBackend:
         self.models = (model,) if isinstance(model, str) else tuple(model)
         if not self.models or not tokens_per_second > 0 or not batch_tokens_per_second > 0:
             raise ValueError("a backend needs a model and speeds above 0")
+        full = tokens_per_second if full_batch_tokens_per_second is None else full_batch_tokens_per_second
+        if not 0 < full <= tokens_per_second or not prompt_tokens_per_second > 0 or (batch is not None and batch < 1):
+            raise ValueError("a batch has 1 place or more, and speeds above 0, in a full batch no higher than alone")
+        if full_batch_tokens_per_second is not None and batch is None:
+            raise ValueError("full_batch_tokens_per_second needs a batch")
         self.tokens_per_second = tokens_per_second
         self.batch_tokens_per_second = batch_tokens_per_second
+        self.prompt_tokens_per_second = prompt_tokens_per_second
         self.first_token_secs = first_token_secs
+        self._slowdown = 0.0 if batch is None else (tokens_per_second / full - 1) / max(1, batch - 1)
+        self._places = contextlib.nullcontext() if batch is None else asyncio.Semaphore(batch)
         self.load_secs = load_secs
         self.tokens = tokens
         self.strict_model = strict_model
@@ -226,6 +242,11 @@ class SimulatedBackend:
         return routes
 
     @property
+    def slowness(self) -> float:
+        """How many times as long as alone everything takes now."""
+        return 1 + self._slowdown * (max(1, self.active) - 1)
+
+    @property
     def loading(self) -> bool:
         """Whether `load_secs` have not passed since the start."""
         return time.monotonic() < self._loaded_at
@@ -258,6 +279,11 @@ class SimulatedBackend:
             finish_reason="length" if len(pieces) < self.tokens else "stop",
             prompt_tokens=len(prompt.split()),
         )
+        async with self._places:
+            return await self._answer(exchange, answer, question)
+
+    async def _answer(self, exchange: Exchange, answer: Answer, question: dict[str, Any]) -> Response:
+        exchange.record.began = time.monotonic()
         self.active += 1
         self.most_active = max(self.most_active, self.active)
         try:
