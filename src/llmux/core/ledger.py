@@ -96,6 +96,7 @@ class Model:
 
     spec: ModelSpec
     order: int
+    name: str = field(init=False)  # the spec's; asked for so often that looking it up there is felt
     state: ModelState = ModelState.UNCONFIRMED
     placement: Placement | None = None  # what it claims; None claims nothing
     placed: bool = True  # False: it was found alive, and which of its placements it has is not known
@@ -124,9 +125,8 @@ class Model:
     check_failures: int = 0
     lost_checks: int = 0
 
-    @property
-    def name(self) -> str:
-        return self.spec.name
+    def __post_init__(self) -> None:
+        self.name = self.spec.name
 
     @property
     def waiting(self) -> int:

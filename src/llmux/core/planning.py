@@ -13,6 +13,8 @@ from llmux.core.settings import Placement
 from llmux.messages import ModelState
 from llmux.policy.base import Blocked, Plan
 
+_ASLEEP, _UNCONFIRMED = ModelState.ASLEEP, ModelState.UNCONFIRMED
+
 _Room = tuple[dict[str, int], list[tuple[str, Placement]], float | None]
 
 
@@ -24,6 +26,8 @@ class Planner:
         self.now = 0.0
         self._room: _Room | None = None
         self._room_seen = 0
+        self._waiting: list[Model] | None = None
+        self._waiting_seen = 0
         # A model that needs nothing can be woken whatever else goes on.
         self._weightless = any(
             not any(placement.values()) for spec in ledger.settings.models for placement in spec.placements
@@ -33,6 +37,7 @@ class Planner:
         """A new event is looked at, and all that was worked out for the one before is forgotten."""
         self.now = now
         self._room = None
+        self._waiting = None
 
     # --- what a policy sees -----------------------------------------------------------------------------------
 
@@ -43,11 +48,15 @@ class Planner:
         return self._ledger.models.values()
 
     def waiting(self) -> Sequence[Model]:
-        return [
-            model
-            for model in self._ledger.waiting_models.values()
-            if model.switch is None and model.state in (ModelState.ASLEEP, ModelState.UNCONFIRMED)
-        ]
+        # Asked for by the core and by its policy: kept until something happens, which always adds to the effects.
+        if self._waiting is None or self._waiting_seen != len(self._ledger.out):
+            self._waiting = [
+                model
+                for model in self._ledger.waiting_models.values()
+                if model.switch is None and (model.state is _ASLEEP or model.state is _UNCONFIRMED)
+            ]
+            self._waiting_seen = len(self._ledger.out)
+        return self._waiting
 
     def expected_cost(self, from_model: str | None, to_model: str) -> float:
         return self._ledger.costs.expected(from_model, to_model)

@@ -55,12 +55,19 @@ class BoundedPolicy:
 
     name = "bounded"
 
+    #: Whether `choose` depends on nothing but the models' states, since when somebody waits for each, whether victims
+    #: are idle, and costs. If so, its last answer holds until its time has come or one of these is different.
+    steady = False
+
     def __init__(self, max_wait_secs: float | None = None) -> None:
         if max_wait_secs is not None and not max_wait_secs >= 0:
             raise ValueError(f"max_wait_secs must be at least 0, not {max_wait_secs}")
         self.max_wait_secs = max_wait_secs
         self._derived = FLOOR
         self._derived_until = float("-inf")
+        # The last time that `choose` could choose among all who wait, and did not: what it saw, and when to look again.
+        self._situation: object = None
+        self._again = _NEVER
 
     def choose(self, view: View, candidates: Sequence[Candidate], now: float) -> Candidate | float:
         """The switch to begin, or the time to look again (infinity: only an event could change this answer).
@@ -72,6 +79,12 @@ class BoundedPolicy:
     def decide(self, view: View, now: float) -> Decision:
         waiting = sorted(view.waiting(), key=oldest_arrival)
         limit = self._limit(view, waiting, now)
+        situation = _situation(view, waiting) if self.steady else None
+        if situation is not None and situation == self._situation and now < self._again:
+            due_at = oldest_arrival(waiting[0]) + limit
+            if now < due_at:
+                return Stay(min(self._again, due_at))
+        self._situation = None
         recheck = _NEVER
         kept: set[str] = set()
         candidates: list[Candidate] = []
@@ -97,6 +110,8 @@ class BoundedPolicy:
             choice = self.choose(view, candidates, now)
             if isinstance(choice, Candidate):
                 return SwitchTo(choice.model.name, choice.plan)
+            if len(candidates) == len(waiting):
+                self._situation, self._again = situation, choice
             recheck = min(recheck, choice)
         return Stay(None if recheck == _NEVER else recheck)
 
@@ -109,6 +124,15 @@ class BoundedPolicy:
             self._derived = max(FLOOR, TOURS * tour(view, waiting))
             self._derived_until = now + _DERIVED_FOR
         return self._derived
+
+
+def _situation(view: View, waiting: Sequence[ModelView]) -> object:
+    """What a steady policy's answer depends on. None where several models are awake, since the victim then also depends
+    on which of them was used last."""
+    states = [(model.state, model.awake_since, model.in_flight > 0) for model in view.models()]
+    if sum([awake_since is not None for _, awake_since, _ in states]) > 1:
+        return None
+    return states, [(model.name, model.oldest_arrival) for model in waiting]
 
 
 def oldest_arrival(model: ModelView) -> float:

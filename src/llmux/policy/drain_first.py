@@ -16,6 +16,7 @@ class DrainFirstPolicy(BoundedPolicy):
     """
 
     name = "drain-first"
+    steady = True
 
     def choose(self, view: View, candidates: Sequence[Candidate], now: float) -> Candidate | float:
         for candidate in candidates:

@@ -23,6 +23,7 @@ class PriorityPolicy(BoundedPolicy):
     """
 
     name = "priority"
+    steady = True
 
     def __init__(
         self,

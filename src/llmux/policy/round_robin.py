@@ -21,6 +21,7 @@ class RoundRobinPolicy(BoundedPolicy):
     """
 
     name = "round-robin"
+    steady = True
 
     def __init__(self, max_wait_secs: float | None = None, quantum: float = 2.0) -> None:
         super().__init__(max_wait_secs)
