@@ -63,14 +63,14 @@ class VirtualClock:
     def call_at(self, when: float, callback: Callable[..., object], *arguments: Any) -> Timer:
         """Call `callback(*arguments)` at time `when`; at the present moment if `when` is past. An infinite `when` never
         comes."""
-        if math.isnan(when):
-            raise ValueError("an appointment needs a time, not NaN")
-        if when < self._now:
+        if not when >= self._now:
+            if when != when:
+                raise ValueError("an appointment needs a time, not NaN")
             when = self._now
         timer = Timer(when, callback, arguments)
-        self._sequence += 1
         if when != math.inf:
-            heappush(self._heap, (when, self._sequence, timer))
+            self._sequence = sequence = self._sequence + 1
+            heappush(self._heap, (when, sequence, timer))
         return timer
 
     def call_later(self, delay: float, callback: Callable[..., object], *arguments: Any) -> Timer:
@@ -80,7 +80,7 @@ class VirtualClock:
     def next_at(self) -> float | None:
         """The time of the next appointment, or None."""
         heap = self._heap
-        while heap and not heap[0][2].active:
+        while heap and heap[0][2]._callback is None:
             heappop(heap)
         return heap[0][0] if heap else None
 
@@ -104,10 +104,13 @@ class VirtualClock:
         heap = self._heap
         while heap and heap[0][0] <= when:
             coming, _, timer = heappop(heap)
-            if timer.active:
+            callback = timer._callback
+            if callback is not None:
                 self._now = coming
-                timer._fire()
-        self._now = max(self._now, when)
+                timer._callback = None
+                callback(*timer._arguments)
+        if when > self._now:
+            self._now = when
 
     def run_until_idle(self, *, max_steps: int = 100_000) -> int:
         """Keep appointments until none is left; returns how many there were.
