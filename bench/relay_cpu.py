@@ -25,6 +25,7 @@ import uvloop
 
 from llmux.addresses import BackendAddress
 from llmux.gateway import Backend, Gateway, GatewaySettings
+from llmux.messages import Failure
 from llmux.ports import Requester
 
 MODEL = "bench"
@@ -57,7 +58,7 @@ class Always:
     def finished(self, request_id: int) -> None:
         pass
 
-    def backend_failed(self, model: str) -> None:
+    def backend_failed(self, model: str, failure: Failure, in_a_row: int) -> None:
         raise AssertionError(model)
 
 

@@ -11,22 +11,42 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 
 from llmux import control
-from llmux.config import Config
+from llmux.config import Config, ModelConfig
 from llmux.control.view import ModelEntry
 from llmux.core import Core, CoreSettings
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
 from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
 from llmux.hooks import HookRunner, HookSpec
-from llmux.messages import Hook, OnExit
+from llmux.messages import SCRIPTS, Hook, OnExit
 from llmux.policy import load_policy
 from llmux.settings import core_settings
 from llmux.snapshot import Snapshot
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
+from llmux.upstream import Canary
 
 #: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
 LAST_WORDS_SECS = 2.0
+
+
+def backend(name: str, model: ModelConfig) -> Backend:
+    """What the gateway must know of a model."""
+    canary = None
+    if model.canary is not None:
+        body = model.canary.request_body(model.send_model_as or name)
+        canary = Canary(model.canary.path, body, tuple(model.canary.headers.items()))
+    return Backend(name, model.address, model.send_model_as, canary)
+
+
+def scripts(config: Config) -> dict[tuple[str, Hook], HookSpec]:
+    """The scripts that there are, by model and hook."""
+    return {
+        (name, hook): HookSpec(script, config.hook_cwd(name, hook))
+        for name, model in config.models.items()
+        for hook in SCRIPTS
+        if (script := model.script(hook)) is not None
+    }
 
 
 def recorder(config: Config, settings: CoreSettings) -> Recorder | None:
@@ -65,18 +85,14 @@ class App:
         self.config = config
         ports = {name: model.port for name, model in config.models.items() if model.port is not None}
         self._telemetry = Telemetry(config.models, request_timeout_secs=config.policy.request_timeout_secs)
-        self._hooks = HookRunner(on_output=self._telemetry.hook_output)
+        self._hooks = HookRunner(on_output=self._telemetry.hook_output, on_held=self._telemetry.hook_output_held)
         policy = load_policy(config.policy.name, config.policy.arguments())
         settings = core_settings(config)
         self._recorder = recorder(config, settings)
         self._driver = Driver(
             Core(settings, policy),
             hooks=self._hooks,
-            scripts={
-                (name, hook): HookSpec(model.script(hook), config.hook_cwd(name, hook))
-                for name, model in config.models.items()
-                for hook in Hook
-            },
+            scripts=scripts(config),
             ports=ports,
             aliases=config.names(),
             sink=self._telemetry,
@@ -84,7 +100,7 @@ class App:
         )
         self._gateway = Gateway(
             scheduler=self._driver,
-            backends={name: Backend(name, model.address, model.send_model_as) for name, model in config.models.items()},
+            backends={name: backend(name, model) for name, model in config.models.items()},
             control=None,
             settings=GatewaySettings(
                 max_body_bytes=config.max_body_bytes, timeouts=Timeouts(**config.timeouts_secs.model_dump())

@@ -40,16 +40,19 @@ from llmux.messages import (
     CloseBackend,
     Effect,
     Event,
+    Failure,
     Finished,
     Grant,
     Hook,
     HookEnded,
     Left,
     OnExit,
+    OperatorCheck,
     OperatorFree,
     OperatorReply,
     OperatorSleep,
     OperatorSwitch,
+    Outcome,
     Refusal,
     Reject,
     RunHook,
@@ -127,7 +130,7 @@ class Driver:
     Args:
         core: the decision core; nobody else may call it.
         hooks: runs the scripts.
-        scripts: the three scripts of every model.
+        scripts: the scripts of every model: three, or four with its verify hook.
         ports: the TCP port of every model's backend, where it has one.
         aliases: other names of models.
         sink: telemetry.
@@ -167,6 +170,7 @@ class Driver:
         self._requesters: dict[int, Requester] = {}
         self._commands: dict[int, asyncio.Future[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._canaries: dict[int, Callable[[], None]] = {}  # by run: how to cancel it
         self._stopped = self._loop.create_future()
         self._watchers: list[Watcher] = []
         self._apply: dict[type, Callable[[Any], None]] = {
@@ -277,8 +281,8 @@ class Driver:
         if self._requesters.pop(request_id, None) is not None:
             self.dispatch(Finished(request_id))
 
-    def backend_failed(self, model: str) -> None:
-        self.dispatch(BackendFailed(model))
+    def backend_failed(self, model: str, failure: Failure, in_a_row: int) -> None:
+        self.dispatch(BackendFailed(model, failure, in_a_row))
 
     # --- effects -----------------------------------------------------------------------------------------------
 
@@ -293,6 +297,9 @@ class Driver:
             requester.refused(refusal_error(effect.reason, effect.model, effect.detail, effect.retry_after))
 
     def _run_hook(self, effect: RunHook) -> None:
+        if effect.hook is Hook.CANARY:
+            self._send_canary(effect)
+            return
         port = self._ports.get(effect.model)
         variables = {
             "LLMUX_MODEL": effect.model,
@@ -318,8 +325,26 @@ class Driver:
             on_end=ended,
         )
 
+    def _send_canary(self, effect: RunHook) -> None:
+        def ended(outcome: Outcome, seconds: float, detail: str) -> None:
+            self._canaries.pop(effect.run_id, None)
+            result = HookResult(outcome, seconds, detail=detail)
+            self._untold.append(partial(self._sink.hook_ended, effect.model, effect.hook, result))
+            self.dispatch(HookEnded(effect.run_id, outcome, seconds, None, detail))
+
+        try:
+            if self.backends is None:
+                raise RuntimeError("there is no gateway to send it")
+            self._canaries[effect.run_id] = self.backends.send_canary(effect.model, effect.timeout, ended)
+        except Exception as error:  # its model's waiters must hear of it
+            self._loop.call_soon(ended, Outcome.ERROR, 0.0, f"could not be sent: {error}")
+
     def _cancel_hook(self, effect: CancelHook) -> None:
-        self._hooks.cancel(effect.run_id)
+        cancel_canary = self._canaries.get(effect.run_id)
+        if cancel_canary is not None:
+            cancel_canary()
+        else:
+            self._hooks.cancel(effect.run_id)
 
     def _close_backend(self, effect: CloseBackend) -> None:
         if self.backends is not None:
@@ -379,6 +404,10 @@ class Driver:
     async def free(self, model: str) -> None:
         """Take the operator's word that `model`, lost or unconfirmed, holds no memory."""
         await self._command(lambda number: OperatorFree(number, model))
+
+    async def look(self, model: str) -> None:
+        """Look at `model` now, if it is lost; raises a `DeviceLostError` if it still is after that."""
+        await self._command(lambda number: OperatorCheck(number, model))
 
     async def _command(self, make: Callable[[int], Event]) -> None:
         self.start()

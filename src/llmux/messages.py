@@ -36,9 +36,21 @@ class ModelState(enum.StrEnum):
 
 
 class Hook(enum.StrEnum):
+    """What llmux runs to change a model or to learn about it.
+
+    CANARY is the one that is no script of the operator's: a small request that the model's backend must answer. It has
+    a deadline, can be cancelled and ends like the others.
+    """
+
     WAKE = "wake"
     SLEEP = "sleep"
     ALIVE = "alive"
+    VERIFY = "verify"
+    CANARY = "canary"
+
+
+#: The hooks that are scripts.
+SCRIPTS = (Hook.WAKE, Hook.SLEEP, Hook.ALIVE, Hook.VERIFY)
 
 
 class Outcome(enum.StrEnum):
@@ -49,6 +61,15 @@ class Outcome(enum.StrEnum):
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     ERROR = "error"
+
+
+class Failure(enum.StrEnum):
+    """How a backend failed a request: REFUSED is that nobody listens where it should be; LOST that the connection could
+    not be made otherwise, or ended too early; ANSWER that it answered with a server's error, or not in time."""
+
+    REFUSED = "refused"
+    LOST = "lost"
+    ANSWER = "answer"
 
 
 class OnExit(enum.StrEnum):
@@ -109,9 +130,11 @@ class TimerFired(Message, frozen=True, gc=False, tag=True):
 
 
 class BackendFailed(Message, frozen=True, gc=False, tag=True):
-    """The backend of `model` refused a connection or died under a request: ask its alive hook."""
+    """The backend of `model` failed a request, the last of `in_a_row`: none between them was answered well."""
 
     model: str
+    failure: Failure = Failure.LOST
+    in_a_row: int = 1
 
 
 class OperatorSwitch(Message, frozen=True, gc=False, tag=True):
@@ -135,6 +158,13 @@ class OperatorFree(Message, frozen=True, gc=False, tag=True):
     model: str
 
 
+class OperatorCheck(Message, frozen=True, gc=False, tag=True):
+    """An operator wants a lost `model` looked at now. `OperatorReply` tells whether it is still lost after that."""
+
+    operator_id: int
+    model: str
+
+
 class Stop(Message, frozen=True, gc=False, tag=True):
     """Take nothing new on, let what is in flight end within `grace` seconds, then `Stopped`."""
 
@@ -153,6 +183,7 @@ Event = (
     | OperatorSwitch
     | OperatorSleep
     | OperatorFree
+    | OperatorCheck
     | Stop
 )
 
@@ -195,8 +226,9 @@ class Reject(Message, frozen=True, gc=False, tag=True):
 
 
 class RunHook(Message, frozen=True, gc=False, tag=True):
-    """Start a hook of `model`. `timeout` seconds, then it is ended by force (None: never). `devices` are the names of
-    the devices the model was given. `from_model` and `to_model` name the switch that it is part of."""
+    """Start a hook of `model` (or send its canary). `timeout` seconds, then it is ended by force (None: never).
+    `devices` are the names of the devices the model was given. `from_model` and `to_model` name the switch that it is
+    part of."""
 
     run_id: int
     model: str
@@ -308,7 +340,8 @@ class ModelLeftAwake(Message, frozen=True, gc=False, tag=True):
 
 
 class SleepFailed(Message, frozen=True, gc=False, tag=True):
-    """A sleep hook failed for good (after its retries). `lost`: nobody knows who holds the memory now."""
+    """A model could not be put to sleep, or its memory did not come free, all retries included. `lost`: nobody knows
+    who holds the memory now."""
 
     model: str
     to_model: str | None
@@ -317,7 +350,7 @@ class SleepFailed(Message, frozen=True, gc=False, tag=True):
 
 
 class ModelDied(Message, frozen=True, gc=False, tag=True):
-    """An awake model no longer answers its alive hook."""
+    """An awake model gets no more requests: it is dead, or its backend fails them."""
 
     model: str
     detail: str

@@ -6,9 +6,11 @@ Only protocols: the gateway is written against `Scheduler` and never sees the dr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from llmux.errors import LlmuxError
+from llmux.messages import Failure, Outcome
 
 
 class Requester(Protocol):
@@ -45,12 +47,21 @@ class Scheduler(Protocol):
     def finished(self, request_id: int) -> None:
         """A granted request is over, however it ended."""
 
-    def backend_failed(self, model: str) -> None:
-        """The backend refused a connection or died under a request."""
+    def backend_failed(self, model: str, failure: Failure, in_a_row: int) -> None:
+        """The backend failed a request: that many in a row by now, without one between them that it answered well."""
 
 
 class Backends(Protocol):
     """What the driver may ask of the gateway."""
 
     def close_backend(self, model: str) -> None:
-        """Close all idle pooled connections to the backend of `model`."""
+        """Close all idle pooled connections to the backend of `model`, and forget what it failed."""
+
+    def send_canary(
+        self, model: str, timeout: float | None, ended: Callable[[Outcome, float, str], None]
+    ) -> Callable[[], None]:
+        """Send the canary of `model` to its backend.
+
+        ``ended(outcome, seconds, detail)`` is called once, from the loop, after this has returned: OK if it was
+        answered well within `timeout` seconds (None: no limit). The function returned ends it early, with CANCELLED.
+        """

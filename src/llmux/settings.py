@@ -23,8 +23,13 @@ def core_settings(config: Config) -> CoreSettings:
                 sleep_timeout=config.hook_timeout(name, Hook.SLEEP),
                 alive_timeout=config.hook_timeout(name, Hook.ALIVE),
                 drain_timeout=config.drain_timeout(name),
+                verify=model.verify is not None,
+                verify_timeout=config.hook_timeout(name, Hook.VERIFY),
+                canary=model.canary is not None,
+                canary_timeout=config.hook_timeout(name, Hook.CANARY),
+                doubt_after=config.doubt_after(name),
             )
-            for name in config.models
+            for name, model in config.models.items()
         ),
         devices=devices,
         request_timeout=config.policy.request_timeout_secs,

@@ -13,9 +13,13 @@ from llmux.messages import ModelState
 STALLED_AFTER_SECS = 5.0
 """How long somebody may wait, with nothing under way, before the scheduler counts as stalled, in seconds."""
 
+OVERDUE_SECS = 30.0
+"""How long after its deadline a hook must have ended, in seconds: ending one by force takes up to 10."""
+
 
 class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "oldest_waiter_secs"}):
-    """One model. `oldest_waiter_age` is None when nobody waits; `devices` are those that it holds memory on now."""
+    """One model. `oldest_waiter_age` is None when nobody waits; `devices` are those that it holds memory on now.
+    `lost` is None unless the model is."""
 
     name: str
     state: ModelState
@@ -23,25 +27,49 @@ class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "o
     in_flight: int = 0
     oldest_waiter_age: float | None = None
     devices: tuple[str, ...] = ()
+    lost: LostSnapshot | None = None
+
+
+class LostSnapshot(msgspec.Struct, frozen=True):
+    """What is known of a lost model: for how long it has been, how its last sleep failed, and in how many seconds it is
+    looked at again; None while it is being looked at."""
+
+    since_secs: float
+    error: str
+    next_look_secs: float | None = None
+
+
+class SwitchSnapshot(msgspec.Struct, frozen=True, rename={"from_model": "from", "to_model": "to"}):
+    """A switch under way, which began `since_secs` ago. `to_model` is None where models are only put to sleep; `phase`
+    is the state of the models that it waits for: draining, sleeping or waking."""
+
+    from_model: str | None
+    to_model: str | None
+    phase: ModelState
+    since_secs: float
 
 
 class DeviceSnapshot(msgspec.Struct, frozen=True):
     """One device. `used` is what is promised to models, awake or on their way; `lost` says that nobody knows who
-    holds its memory. The implicit device of a configuration without ``devices`` has room for one model: its
-    `capacity` is 1."""
+    holds its memory, `lost_models` which models may. The implicit device of a configuration without ``devices`` has
+    room for one model: its `capacity` is 1."""
 
     name: str
     capacity: int
     used: int = 0
     lost: bool = False
+    lost_models: tuple[str, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The whole. `models` and `devices` are in the order of the configuration.
+    """The whole. `models` and `devices` are in the order of the configuration, `switches` the oldest first.
 
     `work_pending`: a hook runs, a switch or a drain is under way, or a timer is set that will make the scheduler look
     at its queues again (a policy's recheck, the end of a back-off or of ``min_active_secs``). The waiters' own
     deadlines and the periodic alive check do not count: they would come even if the scheduler had forgotten everybody.
+
+    `overdue`: hooks that should have been ended by force `OVERDUE_SECS` ago, and of whose end the scheduler has not
+    heard. That does not happen unless llmux has a fault; then nothing that waits for them gets on.
     """
 
     models: tuple[ModelSnapshot, ...]
@@ -49,6 +77,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     seconds_since_last_event: float
     work_pending: bool
     stopping: bool = False
+    switches: tuple[SwitchSnapshot, ...] = ()
+    overdue: tuple[str, ...] = ()
 
     @property
     def oldest_waiter_age(self) -> float | None:
@@ -61,10 +91,12 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     @property
     def stalled(self) -> bool:
-        """Somebody has waited for more than `STALLED_AFTER_SECS` and nothing under way will ever serve them: a
-        decision is made at every event, so this state does not pass by itself. A policy that keeps people waiting
-        must therefore name a time to look again (`Stay.recheck_at`)."""
+        """A hook is `overdue`, or somebody has waited for more than `STALLED_AFTER_SECS` and nothing under way will
+        ever serve them: a decision is made at every event, so this state does not pass by itself. A policy that keeps
+        people waiting must therefore name a time to look again (`Stay.recheck_at`)."""
         age = self.oldest_waiter_age
+        if self.overdue:
+            return True
         return age is not None and age > STALLED_AFTER_SECS and not self.work_pending
 
     @property

@@ -78,6 +78,17 @@ class Switcher:
         """Take the caller's word that `model`, lost or unconfirmed, holds no memory. Raises as `force_switch` does."""
         await self._driver.free(model)
 
+    async def look_again(self, model: str) -> None:
+        """Look at `model` now if it is lost, instead of when its next look is due: ask its alive hook, then its verify
+        hook (if it has one), then run its sleep hook. Returns once it is known what it holds; at once if it is not
+        lost.
+
+        Raises:
+            ModelNotFoundError: no model has that name.
+            DeviceLostError: it is still lost; the message says why.
+        """
+        await self._driver.look(model)
+
     def subscribe(self, watcher: Watcher) -> Callable[[], None]:
         """Have `watcher(now, message)` called for every event and effect of the core (`llmux.messages`), `now` being
         in seconds of `time.monotonic`. Returns a function that ends it."""

@@ -6,6 +6,7 @@ from collections import Counter
 
 from llmux.core import Core, CoreSettings, ModelSpec
 from llmux.core.invariants import violations
+from llmux.core.lifecycle import Step
 from llmux.messages import (
     AbortRequests,
     Arrived,
@@ -14,6 +15,7 @@ from llmux.messages import (
     CancelTimer,
     Effect,
     Event,
+    Failure,
     Finished,
     Grant,
     Hook,
@@ -21,6 +23,7 @@ from llmux.messages import (
     Left,
     ModelState,
     OnExit,
+    OperatorCheck,
     OperatorFree,
     OperatorReply,
     OperatorSleep,
@@ -61,6 +64,7 @@ class Play:
         self.ends: Counter[int] = Counter()
         self.stopped = False
         self._requests = 0
+        self._ended: tuple[Hook, Outcome] | None = None  # the hook whose end the core is being told
         if started:
             self.start()
 
@@ -106,7 +110,9 @@ class Play:
         del self.hooks[run.run_id]
         if code is None:
             code = {Outcome.OK: 0, Outcome.FAILED: 1}.get(outcome)
+        self._ended = run.hook, outcome
         self.send(HookEnded(run.run_id, outcome, after, code, "" if outcome is Outcome.OK else "because"))
+        self._ended = None
 
     def advance(self, seconds: float) -> None:
         """Let time pass, firing the timers on the way."""
@@ -120,10 +126,10 @@ class Play:
             self.send(TimerFired(key))
         self.now = end
 
-    def fail_backend(self, model: str) -> None:
-        self.send(BackendFailed(model))
+    def fail_backend(self, model: str, failure: Failure = Failure.LOST, in_a_row: int = 1) -> None:
+        self.send(BackendFailed(model, failure, in_a_row))
 
-    def command(self, kind: type[OperatorSwitch | OperatorSleep | OperatorFree], model: str) -> int:
+    def command(self, kind: type[OperatorSwitch | OperatorSleep | OperatorFree | OperatorCheck], model: str) -> int:
         self.commands += 1
         self.send(kind(self.commands, model))
         return self.commands
@@ -197,6 +203,14 @@ class Play:
                 assert effect.run_id not in self.hooks
                 assert not any(r.model == effect.model and r.hook is effect.hook for r in self.hooks.values())
                 self.hooks[effect.run_id] = effect
+            case StateChanged(model=name, old=ModelState.WAKING, new=ModelState.AWAKE):
+                spec, stopping = self.core.ledger.models[name].spec, self.core.ledger.stop is not None
+                proof = Hook.CANARY if spec.canary and not stopping else None
+                assert self._ended in [(proof or Hook.WAKE, Outcome.OK), (Hook.CANARY, Outcome.OK)]
+            case StateChanged(model=name, new=ModelState.ASLEEP, cause=cause):
+                verify = self.core.ledger.models[name].spec.verify
+                if cause not in (Step.FREED, Step.FOUND_ASLEEP):
+                    assert self._ended == (Hook.VERIFY if verify else Hook.SLEEP, Outcome.OK)
             case CancelHook():
                 self.cancelled.add(effect.run_id)
             case AbortRequests():

@@ -5,13 +5,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from llmux.core import CoreSettings
-from llmux.messages import OnExit, OperatorFree, OperatorSleep, OperatorSwitch, Outcome, Start
+from llmux.messages import (
+    Failure,
+    OnExit,
+    OperatorCheck,
+    OperatorFree,
+    OperatorSleep,
+    OperatorSwitch,
+    Outcome,
+    Start,
+)
 from tests.core.harness import Play, three_on_two_gpus, two
 
 OUTCOMES = st.sampled_from([Outcome.OK, Outcome.OK, Outcome.OK, Outcome.FAILED, Outcome.TIMEOUT, Outcome.ERROR])
@@ -30,6 +40,8 @@ class History(RuleBasedStateMachine):
         drain=st.booleans(),
         alive_interval=st.sampled_from([0.0, 15.0]),
         max_queue=st.sampled_from([2, 10_000]),
+        proofs=st.sampled_from([(False, False), (True, False), (False, True), (True, True)]),
+        doubt_after=st.sampled_from([None, 2]),
     )
     def begin(
         self,
@@ -38,6 +50,8 @@ class History(RuleBasedStateMachine):
         drain: bool,
         alive_interval: float,
         max_queue: int,
+        proofs: tuple[bool, bool],
+        doubt_after: int | None,
     ) -> None:
         made: CoreSettings = self.make(
             request_timeout=timeout,
@@ -46,6 +60,12 @@ class History(RuleBasedStateMachine):
             alive_interval=alive_interval,
             max_queue=max_queue,
         )
+        verify, canary = proofs
+        specs = tuple(
+            msgspec.structs.replace(spec, verify=verify, canary=canary, doubt_after=doubt_after, verify_timeout=5.0)
+            for spec in made.models
+        )
+        made = msgspec.structs.replace(made, models=specs)
         self.play = Play(made, started=False)
         self.models = st.sampled_from([spec.name for spec in made.models])
 
@@ -85,12 +105,17 @@ class History(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.play.advance(seconds)
 
-    @rule(data=st.data())
-    def backend_fails(self, data: st.DataObject) -> None:
-        self.play.fail_backend(data.draw(self.models))
+    @rule(data=st.data(), failure=st.sampled_from(Failure), in_a_row=st.sampled_from([1, 2, 3, 4]))
+    def backend_fails(self, data: st.DataObject, failure: Failure, in_a_row: int) -> None:
+        self.play.fail_backend(data.draw(self.models), failure, in_a_row)
 
-    @rule(data=st.data(), kind=st.sampled_from([OperatorSwitch, OperatorSwitch, OperatorSleep, OperatorFree]))
-    def operator(self, data: st.DataObject, kind: type[OperatorSwitch | OperatorSleep | OperatorFree]) -> None:
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from([OperatorSwitch, OperatorSwitch, OperatorSleep, OperatorFree, OperatorCheck]),
+    )
+    def operator(
+        self, data: st.DataObject, kind: type[OperatorSwitch | OperatorSleep | OperatorFree | OperatorCheck]
+    ) -> None:
         self.play.command(kind, data.draw(self.models))
 
     @rule(on_exit=st.sampled_from(OnExit), sure=st.integers(0, 5))

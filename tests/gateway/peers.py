@@ -17,6 +17,7 @@ import h11
 from llmux.addresses import BackendAddress
 from llmux.errors import LlmuxError
 from llmux.gateway import Backend, Gateway, GatewaySettings
+from llmux.messages import Failure
 from llmux.ports import Requester
 
 PATIENCE = 10.0
@@ -205,7 +206,8 @@ class FakeScheduler:
     arrivals: list[tuple[int, str]] = field(default_factory=list)
     lefts: list[int] = field(default_factory=list)
     finishes: list[int] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)  # of connections
+    verdicts: list[tuple[Failure, int]] = field(default_factory=list)  # all failures, with how many in a row
 
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
@@ -230,8 +232,10 @@ class FakeScheduler:
         del self.granted[request_id]
         self.finishes.append(request_id)
 
-    def backend_failed(self, model: str) -> None:
-        self.failures.append(model)
+    def backend_failed(self, model: str, failure: Failure, in_a_row: int) -> None:
+        self.verdicts.append((failure, in_a_row))
+        if failure is not Failure.ANSWER:
+            self.failures.append(model)
 
     def grant(self) -> None:
         """Grant everything that waits."""

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from llmux.config.canary import CanaryConfig
 from llmux.config.checks import Location, did_you_mean
 from llmux.config.fields import BY_DEVICE, ON_ONE_DEVICE
 from llmux.config.model import Config, ModelConfig
@@ -24,6 +25,7 @@ _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {
     ("timeouts_secs",): RelayTimeouts,
     ("models", "*"): ModelConfig,
     ("models", "*", "hook_timeout_secs"): ModelHookTimeouts,
+    ("models", "*", "canary"): CanaryConfig,
 }
 
 

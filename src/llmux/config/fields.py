@@ -73,6 +73,10 @@ def without_default(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
+def or_true(schema: dict[str, Any]) -> None:
+    schema["anyOf"].insert(0, {"type": "boolean"})
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
 DeviceName = Annotated[str, AfterValidator(_check_device)]
 Script = Annotated[str, AfterValidator(_check_script)]

@@ -22,14 +22,14 @@ from llmux.config.scripts import hook_folders
 from llmux.config.tree import Location, Node, UnreadableError, dotted
 from llmux.config.yaml_reader import read_yaml
 from llmux.errors import ConfigError
-from llmux.messages import Hook
+from llmux.messages import SCRIPTS
 
 MAX_FILE_BYTES = 2**20
 _ALIASES: TypeAdapter[list[str]] = TypeAdapter(Aliases)
 _NEEDS: TypeAdapter[dict[str, int] | int | None] = TypeAdapter(Needs | None)
 _DEVICES: TypeAdapter[dict[str, int] | None] = TypeAdapter(Devices | None)
 _MAPPINGS = ("dict_type", "model_type")
-_HOOKS = tuple(hook.value for hook in Hook)
+_HOOKS = tuple(hook.value for hook in SCRIPTS)
 _T = TypeVar("_T")
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from llmux.addresses import BackendAddress
+from llmux.config.canary import CanaryConfig
 from llmux.config.checks import Claim, did_you_mean, find_faults
 from llmux.config.fields import (
     Aliases,
@@ -33,6 +34,7 @@ from llmux.config.fields import (
     Script,
     Section,
     Size,
+    or_true,
     without_default,
 )
 from llmux.config.policy import PolicyConfig
@@ -40,6 +42,9 @@ from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
 from llmux.messages import Hook
 
 FAULT = "llmux_fault"
+
+CANARY_DOUBT_AFTER = 5
+"""What `doubt_after_failures` is for a model that can be asked whether it is the backend's fault."""
 
 
 class ModelConfig(Section):
@@ -91,6 +96,22 @@ class ModelConfig(Section):
         description="Script that checks the model. Exit 0 = healthy. Required.",
         examples=["curl -sf http://localhost:8001/health"],
     )
+    verify: Script | None = Field(
+        default=None,
+        description="Script that checks, after `sleep` has succeeded, that the memory of the model is free. Exit 0 = "
+        "it is; anything else is asked again until `hook_timeout_secs.verify` has passed. Nobody is woken in that "
+        "memory before. null = the exit of `sleep` is believed. Default: null.",
+        examples=["./scripts/gpu-is-free.sh"],
+        json_schema_extra=without_default,
+    )
+    canary: CanaryConfig | None = Field(
+        default=None,
+        description="Ask the model for one token after each wake: unless that is answered, it is put to sleep and "
+        "woken once more, and then reported. Nobody is served before. `true`, or a mapping that says what to ask. "
+        "null or `false` = the exit of `wake` is believed. Default: null.",
+        examples=[True, {"path": "/v1/embeddings"}],
+        json_schema_extra=or_true,
+    )
     aliases: Aliases = Field(
         default=[],
         description="Other names under which clients may ask for this model. Default: none.",
@@ -123,6 +144,15 @@ class ModelConfig(Section):
         examples=["meta-llama/Llama-3.1-8B-Instruct"],
     )
 
+    @field_validator("canary", mode="before")
+    @classmethod
+    def _read_canary(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return CanaryConfig() if value else None
+        if value is None or isinstance(value, dict | CanaryConfig):
+            return value
+        raise ValueError("must be true, false or a mapping with any of path, body, headers and timeout_secs")
+
     @field_validator("url")
     @classmethod
     def _check_address(cls, url: str | None, info: ValidationInfo) -> str | None:
@@ -141,9 +171,20 @@ class ModelConfig(Section):
         """Where the backend listens."""
         return BackendAddress.local(self.port) if self.port is not None else BackendAddress.parse(self.url or "")
 
-    def script(self, hook: Hook) -> str:
-        """The script of one of the hooks."""
-        return {Hook.WAKE: self.wake, Hook.SLEEP: self.sleep, Hook.ALIVE: self.alive}[hook]
+    def script(self, hook: Hook) -> str | None:
+        """The script of one of the hooks; None for a verify hook that is not there, and for the canary, which is no
+        script."""
+        match hook:
+            case Hook.WAKE:
+                return self.wake
+            case Hook.SLEEP:
+                return self.sleep
+            case Hook.ALIVE:
+                return self.alive
+            case Hook.VERIFY:
+                return self.verify
+            case Hook.CANARY:
+                return None
 
 
 class Config(Section):
@@ -192,7 +233,7 @@ class Config(Section):
     hook_timeout_secs: HookTimeouts = Field(
         default=HookTimeouts(),
         description="Seconds that hooks may run before they are ended by force. null = no limit. "
-        "Default: wake 600, sleep 120, alive 10.",
+        "Default: wake 600, sleep 120, alive 10, verify 60.",
         examples=[{"wake": 1800}],
     )
     drain_timeout_secs: Duration | None = Field(
@@ -204,6 +245,14 @@ class Config(Section):
     alive_interval_secs: Duration = Field(
         default=15.0,
         description="Seconds between two runs of an awake model's alive hook. 0 = never. Default: 15.",
+    )
+    doubt_after_failures: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None,
+        description="Requests in a row that a backend may fail (a status from 500 up, a broken or silent answer) "
+        "before its model is in doubt: `alive` is asked, then the `canary`. A model that has none, or fails it, is put "
+        "to sleep and woken again. null = after 5 if the model has a `canary`, else never. Default: null.",
+        examples=[10],
+        json_schema_extra=without_default,
     )
     max_body_bytes: Size = Field(
         default=100 * 2**20,
@@ -305,10 +354,27 @@ class Config(Section):
         return self._hook_dirs.get((model, hook), self._base_dir)
 
     def hook_timeout(self, model: str, hook: Hook) -> float | None:
-        """Seconds that a hook of `model` may run; None for no limit."""
+        """Seconds that a hook of `model` may run (or its canary take); None for no limit."""
         own = self.models[model].hook_timeout_secs
         source = own if own is not None and hook.value in own.model_fields_set else self.hook_timeout_secs
-        return {Hook.WAKE: source.wake, Hook.SLEEP: source.sleep, Hook.ALIVE: source.alive}[hook]
+        match hook:
+            case Hook.WAKE:
+                return source.wake
+            case Hook.SLEEP:
+                return source.sleep
+            case Hook.ALIVE:
+                return source.alive
+            case Hook.VERIFY:
+                return source.verify
+            case Hook.CANARY:
+                canary = self.models[model].canary
+                return None if canary is None else canary.timeout_secs
+
+    def doubt_after(self, model: str) -> int | None:
+        """How many requests in a row the backend of `model` may fail before the model is in doubt; None: any number."""
+        if self.doubt_after_failures is not None:
+            return self.doubt_after_failures
+        return None if self.models[model].canary is None else CANARY_DOUBT_AFTER
 
     def drain_timeout(self, model: str) -> float | None:
         """Seconds that requests in flight may take to end before `model` is put to sleep; None for no limit."""

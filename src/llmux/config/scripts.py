@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmux.config.model import Config
 from llmux.config.tree import dotted
-from llmux.messages import Hook
+from llmux.messages import SCRIPTS, Hook
 
 _BETWEEN_WORDS = re.compile(r"[\s;|&()<>\"'`=]+")
 
@@ -23,8 +23,8 @@ def hook_folders(config: Config, base: Path, started_in: Path) -> tuple[dict[tup
     if base.resolve() == started_in.resolve():
         return folders, warnings
     for name, model in config.models.items():
-        for hook in Hook:
-            paths = relative_paths(model.script(hook))
+        for hook in SCRIPTS:
+            paths = relative_paths(model.script(hook) or "")
             found = [path for path in paths if (started_in / path).is_file()]
             if found and not any((base / path).exists() for path in paths):
                 folders[name, hook] = started_in

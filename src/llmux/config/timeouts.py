@@ -17,6 +17,11 @@ class HookTimeouts(Section):
     alive: Limit | None = Field(
         default=10.0, description="Seconds an alive hook may run. null = no limit. Default: 10."
     )
+    verify: Limit | None = Field(
+        default=60.0,
+        description="Seconds in which the memory must be free after a sleep hook has succeeded, all runs of the verify "
+        "hook together. null = no limit. Default: 60.",
+    )
 
 
 class ModelHookTimeouts(Section):
@@ -35,6 +40,12 @@ class ModelHookTimeouts(Section):
     alive: Limit | None = Field(
         default=None,
         description="Seconds this model's alive hook may run. null = no limit. Default: as at the top level.",
+        json_schema_extra=without_default,
+    )
+    verify: Limit | None = Field(
+        default=None,
+        description="Seconds in which this model's memory must be free after its sleep hook. null = no limit. "
+        "Default: as at the top level.",
         json_schema_extra=without_default,
     )
 

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from llmux.control.view import ControlView
 from llmux.errors import LlmuxError, ModelNotFoundError, NoModelError
-from llmux.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot
+from llmux.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot, SwitchSnapshot
 from llmux.telemetry import CONTENT_TYPE, Telemetry
 from llmux.version import version
 from llmux.wire.errors import error_body
@@ -61,6 +61,7 @@ class _Readiness(msgspec.Struct, frozen=True):
     reasons: list[str]
     oldest_waiter_secs: float | None
     last_event_secs: float
+    switches: tuple[SwitchSnapshot, ...]
     devices: tuple[DeviceSnapshot, ...]
     models: tuple[ModelSnapshot, ...]
 
@@ -98,6 +99,7 @@ class _Handlers:
             reasons=_reasons(snapshot),
             oldest_waiter_secs=snapshot.oldest_waiter_age,
             last_event_secs=snapshot.seconds_since_last_event,
+            switches=snapshot.switches,
             devices=snapshot.devices,
             models=snapshot.models,
         )
@@ -125,8 +127,12 @@ def build_control(view: ControlView, telemetry: Telemetry) -> Starlette:
 
 def _reasons(snapshot: Snapshot) -> list[str]:
     reasons = ["stopping"] if snapshot.stopping else []
-    reasons += [f"device lost: {name}" for name in snapshot.lost_devices]
-    if snapshot.stalled:
+    for device in snapshot.devices:
+        if device.lost:
+            models = f" (it may be held by {', '.join(device.lost_models)})" if device.lost_models else ""
+            reasons.append(f"device lost: {device.name}{models}")
+    reasons += [f"overdue, and not heard of: {hook}" for hook in snapshot.overdue]
+    if snapshot.stalled and not snapshot.overdue:
         reasons.append("requests wait and nothing is under way for them")
     return reasons
 

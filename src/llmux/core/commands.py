@@ -1,4 +1,4 @@
-"""What operators order: awake, asleep, free. Pure; part of the core.
+"""What operators order: awake, asleep, free, look again. Pure; part of the core.
 
 A command that cannot be carried out at once waits in its model's books, and is looked at again after every event,
 before the policy is asked.
@@ -11,7 +11,7 @@ from llmux.core.ledger import Ledger, Model
 from llmux.core.lifecycle import Step
 from llmux.core.planning import Planner
 from llmux.core.switching import Switching
-from llmux.messages import ModelState, OperatorFree, OperatorSleep, OperatorSwitch, Refusal
+from llmux.messages import ModelState, OperatorCheck, OperatorFree, OperatorSleep, OperatorSwitch, Refusal
 from llmux.policy.base import Plan
 
 
@@ -68,9 +68,7 @@ class Commands:
             and model.switch is None
             and not self._health.probing
         ):
-            model.lost_checks = 0
-            self._ledger.cancel_timer(f"lost:{model.name}")
-            self._ledger.step(model, Step.FREED, now)
+            self._health.found_again(model, Step.FREED, now)
             self._ledger.reply(event.operator_id, event.model)
         elif model.state is ModelState.ASLEEP:
             self._ledger.reply(event.operator_id, event.model)
@@ -79,9 +77,27 @@ class Commands:
                 event.operator_id, event.model, Refusal.NOT_READY, f"{model.name} is {model.state}, not lost"
             )
 
+    def check(self, event: OperatorCheck, now: float) -> None:
+        """Somebody wants a lost model looked at now. One that is not lost has nothing to be looked for."""
+        model = self._known(event.operator_id, event.model)
+        if model is None:
+            return
+        if model.lost_since is None:
+            self._ledger.reply(event.operator_id, event.model)
+            return
+        model.check_operators.append(event.operator_id)
+        self._ledger.commanded[model.name] = model
+        if model.state is ModelState.LOST and model.switch is None and not self._health.looking(model):
+            self._ledger.cancel_timer(f"lost:{model.name}")
+            self._health.recheck_due(model)
+
     def obey(self, now: float) -> None:
         """Operators' commands come before the policy, and before `min_active` and back-off."""
         for model in list(self._ledger.commanded.values()):
+            if model.check_operators and model.lost_since is None:
+                operators, model.check_operators = model.check_operators, []
+                for operator_id in operators:
+                    self._ledger.reply(operator_id, model.name)
             if model.sleep_operators and model.switch is None:
                 if model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED, ModelState.LOST):
                     self._switching.unload(model, now)
@@ -93,5 +109,5 @@ class Commands:
                 plan = self._planner.plan(model.name, by_operator=True)
                 if isinstance(plan, Plan):
                     self._switching.begin(plan, now, by_operator=True)
-            if not (model.operators or model.sleep_operators):
+            if not (model.operators or model.sleep_operators or model.check_operators):
                 del self._ledger.commanded[model.name]

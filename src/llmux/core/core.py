@@ -12,7 +12,7 @@ from typing import Any
 
 from llmux.core.commands import Commands
 from llmux.core.health import Health
-from llmux.core.ledger import Ledger, Model, Purpose, Request
+from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
 from llmux.core.planning import Planner
 from llmux.core.settings import CoreSettings
 from llmux.core.stopping import Stopping
@@ -30,6 +30,7 @@ from llmux.messages import (
     Idle,
     Left,
     ModelState,
+    OperatorCheck,
     OperatorFree,
     OperatorSleep,
     OperatorSwitch,
@@ -81,6 +82,7 @@ class Core:
             OperatorSwitch: self._commands.switch,
             OperatorSleep: self._commands.sleep,
             OperatorFree: self._commands.free,
+            OperatorCheck: self._commands.check,
             Stop: self._stopping.stop,
         }
 
@@ -224,21 +226,46 @@ class Core:
         run = self.ledger.runs.pop(event.run_id, None)
         if run is None:
             return
+        if run.then is not None:
+            self._run_again(run, run.then, now)
+            return
         match run.purpose:
             case Purpose.PROBE:
                 self._health.probed(run, event, now)
             case Purpose.CHECK:
-                self._health.checked(run, event, now)
+                if self._health.checked(run, event, now):
+                    self._switching.retire(run.model, now)
+            case Purpose.PROVE:
+                if self._health.proved(run, event, now):
+                    self._switching.retire(run.model, now)
             case Purpose.RECHECK:
                 self._health.rechecked(run, event, now)
             case Purpose.VOUCH:
                 self._switching.vouched(run, event, now)
             case Purpose.SLEEP:
                 self._switching.sleep_ended(run, event, now)
+            case Purpose.VERIFY:
+                self._switching.verified(run, event, now)
+            case Purpose.REVERIFY:
+                self._health.reverified(run, event, now)
             case Purpose.WAKE:
                 self._switching.woke(run, event, now)
+            case Purpose.CANARY:
+                self._switching.canary_ended(run, event, now)
         if run.model.state is ModelState.LOST:
             self._refuse_obstructed(now)
+
+    def _run_again(self, run: Run, purpose: Purpose, now: float) -> None:
+        """A hook has ended that something newer waits for: see `Ledger.run_hook`."""
+        model = run.model
+        if model.check is run:
+            model.check = None
+        if purpose is Purpose.VERIFY:
+            self._switching.verify_due(model, now)
+        elif self.ledger.stop is None or purpose in (Purpose.VOUCH, Purpose.CANARY):  # a model's state waits for these
+            fresh = self.ledger.run_hook(model, run.hook, purpose)
+            if purpose in (Purpose.CHECK, Purpose.PROVE):
+                model.check = fresh
 
     def _refuse_obstructed(self, now: float) -> None:
         for model in list(self.ledger.models.values()):
@@ -253,7 +280,7 @@ class Core:
         if kind == "wait":
             self._expire_waiters(now)
         elif kind == "grace":
-            self._stopping.grace_over()
+            self._stopping.grace_over(now)
         elif kind != "recheck":  # that one only has the policy asked again, which happens after every event
             model = self.ledger.models[name]
             match kind:
@@ -261,6 +288,8 @@ class Core:
                     self._switching.drain_expired(model)
                 case "sleep":
                     self._switching.retry_sleep(model)
+                case "verify":
+                    self._switching.verify_due(model, now)
                 case "check":
                     self._health.check_due(model, now)
                 case "lost":
@@ -269,7 +298,7 @@ class Core:
     def _backend_failed(self, event: BackendFailed, now: float) -> None:
         model = self.ledger.models.get(event.model)
         if model is not None:
-            self._health.suspect(model)
+            self._health.suspect(model, event, now)
 
     # --- deciding --------------------------------------------------------------------------------------------
 

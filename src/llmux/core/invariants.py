@@ -5,10 +5,20 @@ Reads, changes nothing. O(everything), so never called on the request path.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from llmux.core.core import Core
 from llmux.core.devices import free_after
+from llmux.core.ledger import Ledger, Model, Purpose
 from llmux.core.lifecycle import HOLDING
 from llmux.messages import ModelState
+
+#: What gets a model out of a state in which it must not stay for ever: the end of such runs, and such timers.
+_CARRIED: Mapping[ModelState, tuple[frozenset[Purpose], tuple[str, ...]]] = {
+    ModelState.WAKING: (frozenset({Purpose.WAKE, Purpose.CANARY}), ()),
+    ModelState.SLEEPING: (frozenset({Purpose.SLEEP, Purpose.VERIFY, Purpose.VOUCH}), ("sleep", "verify")),
+    ModelState.LOST: (frozenset({Purpose.RECHECK, Purpose.REVERIFY}), ("lost",)),
+}
 
 
 def violations(core: Core) -> list[str]:
@@ -63,6 +73,9 @@ def violations(core: Core) -> list[str]:
     in_flight = sum(len(model.granted) for model in ledger.models.values())
     if queued + in_flight != len(ledger.requests):
         found.append(f"{len(ledger.requests)} requests in the books, {queued} waiting, {in_flight} in flight")
+    for model in ledger.models.values():
+        if model.state in _CARRIED and not _goes_on(ledger, model):
+            found.append(f"{model.name} is {model.state}, and nothing will ever end that")
     for run_id, run in ledger.runs.items():
         if run.run_id != run_id:
             found.append(f"run {run.run_id} is in the books as {run_id}")
@@ -70,11 +83,20 @@ def violations(core: Core) -> list[str]:
     return found
 
 
+def _goes_on(ledger: Ledger, model: Model) -> bool:
+    purposes, timers = _CARRIED[model.state]
+    if any(f"{timer}:{model.name}" in ledger.timers for timer in timers):
+        return True
+    if model.state is ModelState.LOST and (ledger.stop is not None or model.switch is not None):
+        return True
+    return any(r.model is model and (r.purpose in purposes or r.then in purposes) for r in ledger.runs.values())
+
+
 def _stuck(core: Core) -> list[str]:
     """Waiters that nothing under way, no timer and no other event to come would ever serve or end."""
     ledger = core.ledger
     if not ledger.waiting_models or ledger.runs or ledger.switches or not core.settings.models:
         return []
-    if not core.probing and not any(key == "recheck" or key.startswith("sleep:") for key in ledger.timers):
+    if not core.probing and not any(key == "recheck" or key.startswith(("sleep:", "verify:")) for key in ledger.timers):
         return [f"{ledger.queued} wait, and nothing is under way for them"]
     return []

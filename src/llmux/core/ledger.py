@@ -41,16 +41,23 @@ class Purpose(enum.StrEnum):
     RECHECK = "recheck"  # alive: has a lost model come back?
     WAKE = "wake"
     SLEEP = "sleep"
+    VERIFY = "verify"  # verify: its sleep hook has succeeded; is the memory free?
+    REVERIFY = "reverify"  # verify: is the memory of a lost model free by now?
+    CANARY = "canary"  # canary: its wake hook has succeeded; does it serve?
+    PROVE = "prove"  # canary: its backend fails requests; is it the backend's fault?
 
 
 @dataclass(slots=True)
 class Run:
-    """A hook that is running."""
+    """A hook that is running, since `began`."""
 
     run_id: int
     model: Model
     hook: Hook
     purpose: Purpose
+    began: float
+    stale: bool = False  # a check: the model was woken anew since it began
+    then: Purpose | None = None  # its answer is too old: run the same hook again, for this
 
 
 @dataclass(slots=True)
@@ -80,6 +87,7 @@ class Switch:
     sleep_seconds: float = 0.0
     wake_seconds: float = 0.0
     failed: str = ""  # why, once a victim could not be put to sleep
+    unproven: str = ""  # how the canary failed, once it has; the model gets one more chance
 
     @property
     def draining(self) -> bool:
@@ -123,7 +131,13 @@ class Model:
     check: Run | None = None
     check_urgent: bool = False
     check_failures: int = 0
+    doubt: str = ""  # why its backend is in doubt, although its connection is not
+    sleep_seconds: float = 0.0  # what its sleep hook took, while its memory is being verified
+    verify_began: float = 0.0
+    verify_asked: int = 0  # times since then
     lost_checks: int = 0
+    lost_since: float | None = None
+    check_operators: list[int] = field(default_factory=list)  # commands that want to know whether it is still lost
 
     def __post_init__(self) -> None:
         self.name = self.spec.name
@@ -198,6 +212,10 @@ class Ledger:
         elif new is not ModelState.DRAINING and model.awake_since is not None:
             self.out.append(ModelLeftAwake(model=model.name, duration=now - model.awake_since))
             model.awake_since = None
+        if new is ModelState.LOST:
+            model.lost_since = now if model.lost_since is None else model.lost_since
+        elif new is not ModelState.SLEEPING:  # a look at a lost model may be a run of its sleep hook
+            model.lost_since = None
         if new is ModelState.ASLEEP:
             model.placement = None
             model.placed = True
@@ -209,8 +227,17 @@ class Ledger:
 
     # --- hooks ----------------------------------------------------------------------------------------------
 
-    def run_hook(self, model: Model, hook: Hook, purpose: Purpose) -> Run:
-        run = Run(run_id=self.next_id(), model=model, hook=hook, purpose=purpose)
+    def run_hook(self, model: Model, hook: Hook, purpose: Purpose, timeout: float | None = None) -> Run:
+        """Run a hook, for `timeout` seconds if that is less than what it has anyway.
+
+        A hook never runs twice at a time: where it does run already, for something that mattered before, it is run
+        again when that is over, since an old answer is no answer to a new question. O(running hooks).
+        """
+        for run in self.runs.values():
+            if run.model is model and run.hook is hook:
+                run.then = purpose
+                return run
+        run = Run(run_id=self.next_id(), model=model, hook=hook, purpose=purpose, began=self.last_event)
         self.runs[run.run_id] = run
         switch = model.switch
         devices = tuple(model.placement) if model.placement is not None and model.placed else ()
@@ -219,7 +246,7 @@ class Ledger:
                 run_id=run.run_id,
                 model=model.name,
                 hook=hook,
-                timeout=model.spec.timeout(hook),
+                timeout=model.spec.timeout(hook) if timeout is None else timeout,
                 devices=devices,
                 from_model=switch.from_model if switch is not None else None,
                 to_model=switch.target.name if switch is not None and switch.target is not None else None,

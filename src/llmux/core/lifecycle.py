@@ -20,8 +20,10 @@ class Step(enum.StrEnum):
     WOKE = "its wake hook succeeded"
     ABANDONED = "llmux stops, and its wake was cut short"
     CLEAN_UP = "its wake hook failed, so its sleep hook cleans up"
-    DIED = "it no longer answers its alive hook"
+    UNPROVEN = "its canary failed, so its sleep hook cleans up"
+    DIED = "it is dead"
     DRAIN = "it must make room: no more requests for it"
+    RETIRE = "its backend fails requests: no more for it until it was put to sleep and woken"
     UNDRAIN = "nobody wants the room any more"
     SLEEP = "its sleep hook begins"
     SLEPT = "its sleep hook succeeded"
@@ -29,6 +31,7 @@ class Step(enum.StrEnum):
     DOUBTED = "its sleep hook failed, and it is alive"
     LOST = "its sleep hook failed, and nothing vouches for it"
     VOUCHED = "its alive hook answers again"
+    VERIFIED = "its verify hook says that the memory is free"
     FREED = "an operator says that it holds no memory"
 
 
@@ -43,8 +46,10 @@ TRANSITIONS: Mapping[tuple[S, Step], S] = {
     (S.WAKING, Step.WOKE): S.AWAKE,
     (S.WAKING, Step.ABANDONED): S.UNCONFIRMED,
     (S.WAKING, Step.CLEAN_UP): S.SLEEPING,
+    (S.WAKING, Step.UNPROVEN): S.SLEEPING,
     (S.AWAKE, Step.DIED): S.UNCONFIRMED,
     (S.AWAKE, Step.DRAIN): S.DRAINING,
+    (S.AWAKE, Step.RETIRE): S.DRAINING,
     (S.UNCONFIRMED, Step.DRAIN): S.DRAINING,
     (S.DRAINING, Step.UNDRAIN): S.AWAKE,
     (S.DRAINING, Step.DIED): S.UNCONFIRMED,
@@ -55,6 +60,7 @@ TRANSITIONS: Mapping[tuple[S, Step], S] = {
     (S.SLEEPING, Step.DOUBTED): S.UNCONFIRMED,
     (S.SLEEPING, Step.LOST): S.LOST,
     (S.LOST, Step.VOUCHED): S.UNCONFIRMED,
+    (S.LOST, Step.VERIFIED): S.ASLEEP,
     (S.LOST, Step.FREED): S.ASLEEP,
     (S.UNCONFIRMED, Step.FREED): S.ASLEEP,
 }

@@ -117,7 +117,7 @@ class Planner:
             for switch in ledger.switches.values()
             if switch.target is not None
             and switch.target is not besides
-            and switch.target.state is not ModelState.WAKING
+            and switch.target.placement is not switch.placement  # else it is among those held
         ]
         return held + reserved
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from llmux.core.core import Core
-from llmux.core.ledger import Model, Purpose
+from llmux.core.ledger import Ledger, Model, Purpose, Run, Switch
 from llmux.messages import ModelState
-from llmux.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot
+from llmux.snapshot import (
+    OVERDUE_SECS,
+    DeviceSnapshot,
+    LostSnapshot,
+    ModelSnapshot,
+    Snapshot,
+    SwitchSnapshot,
+)
 
 #: Timers after which the scheduler looks at its queues again, as opposed to deadlines and periodic checks.
-_PROGRESS_TIMERS = ("recheck", "sleep:", "lost:", "drain:")
+_PROGRESS_TIMERS = ("recheck", "sleep:", "verify:", "lost:", "drain:")
 
 
 def snapshot(core: Core, now: float) -> Snapshot:
     """How the scheduler is doing at `now`, in seconds on the clock that `Core.handle` is given. O(models)."""
     ledger = core.ledger
-    lost: set[str] = set()
+    lost: dict[str, list[str]] = {}
     for model in ledger.holding.values():
-        if model.state is ModelState.LOST and model.placement is not None:
-            lost.update(model.placement)
+        if model.lost_since is not None and model.placement is not None:
+            for device in model.placement:
+                lost.setdefault(device, []).append(model.name)
     used = dict.fromkeys(core.settings.devices, 0)
     if not core.probing:
         for claim in core.planner.claims():
@@ -29,18 +37,53 @@ def snapshot(core: Core, now: float) -> Snapshot:
         or any(key.startswith(_PROGRESS_TIMERS) for key in ledger.timers)
     )
     return Snapshot(
-        models=tuple(_model(model, now) for model in ledger.models.values()),
+        models=tuple(_model(ledger, model, now) for model in ledger.models.values()),
         devices=tuple(
-            DeviceSnapshot(name=name, capacity=capacity, used=used[name], lost=name in lost)
+            DeviceSnapshot(
+                name=name,
+                capacity=capacity,
+                used=used[name],
+                lost=name in lost,
+                lost_models=tuple(lost.get(name, ())),
+            )
             for name, capacity in core.settings.devices.items()
         ),
         seconds_since_last_event=max(0.0, now - ledger.last_event),
         work_pending=pending,
         stopping=ledger.stop is not None,
+        switches=tuple(_switch(switch, now) for switch in ledger.switches.values()),
+        overdue=tuple(f"{run.hook} of {run.model.name}" for run in ledger.runs.values() if _overdue(run, now)),
     )
 
 
-def _model(model: Model, now: float) -> ModelSnapshot:
+def _switch(switch: Switch, now: float) -> SwitchSnapshot:
+    if switch.draining:
+        phase = ModelState.DRAINING
+    elif switch.target is not None and switch.target.state is ModelState.WAKING:
+        phase = ModelState.WAKING
+    else:
+        phase = ModelState.SLEEPING
+    to_model = None if switch.target is None else switch.target.name
+    return SwitchSnapshot(switch.from_model, to_model, phase, now - switch.began)
+
+
+def _overdue(run: Run, now: float) -> bool:
+    timeout = run.model.spec.timeout(run.hook)
+    return timeout is not None and now > run.began + timeout + OVERDUE_SECS
+
+
+def _lost(ledger: Ledger, model: Model, now: float) -> LostSnapshot | None:
+    if model.lost_since is None:
+        return None
+    next_look = ledger.timers.get(f"lost:{model.name}")
+    return LostSnapshot(
+        since_secs=now - model.lost_since,
+        error=model.sleep_error,
+        next_look_secs=None if next_look is None else max(0.0, next_look - now),
+    )
+
+
+def _model(ledger: Ledger, model: Model, now: float) -> ModelSnapshot:
     oldest = model.oldest_arrival
     return ModelSnapshot(
         name=model.name,
@@ -49,4 +92,5 @@ def _model(model: Model, now: float) -> ModelSnapshot:
         in_flight=model.in_flight,
         oldest_waiter_age=None if oldest is None else now - oldest,
         devices=tuple(model.placement) if model.placement is not None else (),
+        lost=_lost(ledger, model, now),
     )

@@ -16,8 +16,17 @@ Placement = Mapping[str, int]
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
-    """One model. `placements` are the alternatives, in the order in which they are preferred; each says how much of
-    which devices it takes. Deadlines are in seconds, None for none."""
+    """One model. Deadlines are in seconds, None for none.
+
+    Attributes:
+        placements: the alternatives, in the order in which they are preferred; each says how much of which devices it
+            takes.
+        verify: it has a verify hook: its memory is free once that says so, not once its sleep hook does.
+        verify_timeout: for all runs of the verify hook after one sleep, together.
+        canary: it serves once its canary was answered, not once its wake hook has succeeded.
+        doubt_after: so many requests in a row that its backend failed put it in doubt; None: it is only in doubt when
+            the connection is.
+    """
 
     name: str
     placements: tuple[dict[str, int], ...] = ({IMPLICIT_DEVICE: 1},)
@@ -25,6 +34,11 @@ class ModelSpec(msgspec.Struct, frozen=True):
     sleep_timeout: float | None = 120.0
     alive_timeout: float | None = 10.0
     drain_timeout: float | None = 300.0
+    verify: bool = False
+    verify_timeout: float | None = 60.0
+    canary: bool = False
+    canary_timeout: float | None = 60.0
+    doubt_after: int | None = None
 
     @property
     def everywhere(self) -> tuple[str, ...]:
@@ -33,9 +47,17 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
     def timeout(self, hook: Hook) -> float | None:
         """The deadline of one of the model's hooks, in seconds."""
-        if hook is Hook.WAKE:
-            return self.wake_timeout
-        return self.sleep_timeout if hook is Hook.SLEEP else self.alive_timeout
+        match hook:
+            case Hook.WAKE:
+                return self.wake_timeout
+            case Hook.SLEEP:
+                return self.sleep_timeout
+            case Hook.ALIVE:
+                return self.alive_timeout
+            case Hook.VERIFY:
+                return self.verify_timeout
+            case Hook.CANARY:
+                return self.canary_timeout
 
 
 class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +71,10 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_queue: most requests that may wait at a time.
         alive_interval: time between two alive checks of an awake model; 0 for none.
         alive_failures: scheduled checks that must fail in a row before a model counts as dead.
+        refusals: a backend that refuses a connection, after it has failed so many requests in a row (that one
+            included), is dead, whatever its alive hook says.
+        verify_pause_base, verify_pause_cap: pause before a verify hook that said no is asked again (doubled each time),
+            and its limit.
         sleep_retry_delays: pauses before the second and further runs of a sleep hook that failed.
         backoff_base, backoff_cap: pause after the first failed wake (doubled each time), and its limit.
         backoff_hold: a request that arrives while its model backs off waits, if no more than this is left of it.
@@ -65,6 +91,9 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int = 10_000
     alive_interval: float = 15.0
     alive_failures: int = 3
+    refusals: int = 3
+    verify_pause_base: float = 0.1
+    verify_pause_cap: float = 1.0
     sleep_retry_delays: tuple[float, ...] = (1.0, 2.0)
     backoff_base: float = 2.0
     backoff_cap: float = 60.0

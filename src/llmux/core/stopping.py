@@ -6,7 +6,10 @@ from __future__ import annotations
 from llmux.core.health import Health
 from llmux.core.ledger import Ledger, Purpose
 from llmux.core.switching import Switching
-from llmux.messages import AbortRequests, Hook, ModelState, OnExit, Refusal, Stop, Stopped
+from llmux.messages import AbortRequests, ModelState, OnExit, Refusal, Stop, Stopped
+
+#: Why hooks run whose answer nobody needs any more once llmux stops.
+_CURIOUS = frozenset({Purpose.PROBE, Purpose.CHECK, Purpose.RECHECK, Purpose.REVERIFY, Purpose.CANARY, Purpose.PROVE})
 
 
 class Stopping:
@@ -28,16 +31,17 @@ class Stopping:
         self._health.stop()
         for model in ledger.models.values():
             ledger.refuse_all(model, Refusal.SHUTTING_DOWN, "llmux is shutting down", now, 5.0)
-            operators, model.sleep_operators = model.sleep_operators, []
+            operators = [*model.sleep_operators, *model.check_operators]
+            model.sleep_operators, model.check_operators = [], []
             for operator_id in operators:
                 ledger.reply(operator_id, model.name, Refusal.SHUTTING_DOWN, "llmux is shutting down")
         for switch in list(ledger.switches.values()):
             if switch.draining and switch.target is not None:
                 self._switching.call_off(switch, now)
-        ledger.cancel_runs(lambda run: run.hook is Hook.ALIVE and run.purpose is not Purpose.VOUCH)
+        ledger.cancel_runs(lambda run: run.purpose in _CURIOUS)
         ledger.set_timer("grace", now + event.grace)
 
-    def grace_over(self) -> None:
+    def grace_over(self, now: float) -> None:
         """What is still in flight or running has had its time."""
         ledger = self._ledger
         for model in ledger.models.values():
@@ -45,6 +49,10 @@ class Stopping:
                 ledger.out.append(AbortRequests(model.name, tuple(model.granted), "llmux is shutting down"))
         if not self._exit_sleeps:
             ledger.cancel_runs(lambda run: True)
+            for model in ledger.models.values():
+                if f"verify:{model.name}" in ledger.timers:
+                    ledger.cancel_timer(f"verify:{model.name}")
+                    self._switching.verify_no_longer(model, now)
 
     def go_on(self, now: float) -> None:
         """Once nothing is in flight and no hook runs: the last sleeps, if they are wanted, and then the end."""
@@ -65,4 +73,4 @@ class Stopping:
         ledger.out.append(Stopped())
 
     def _retries_pending(self) -> bool:
-        return any(key.startswith("sleep:") for key in self._ledger.timers)
+        return any(key.startswith(("sleep:", "verify:")) for key in self._ledger.timers)

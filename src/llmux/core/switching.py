@@ -9,6 +9,7 @@ from llmux.core.health import Health, describe
 from llmux.core.ledger import Ledger, Model, Purpose, Run, Switch
 from llmux.core.lifecycle import Step
 from llmux.core.planning import Planner
+from llmux.core.verifying import Verdict, Verifying
 from llmux.messages import (
     AbortRequests,
     CloseBackend,
@@ -32,6 +33,7 @@ class Switching:
         self._ledger = ledger
         self._planner = planner
         self._health = health
+        self._verifying = Verifying(ledger)
 
     # --- beginning and draining ---------------------------------------------------------------------------------
 
@@ -58,16 +60,22 @@ class Switching:
         """Put `model` to sleep for no other's sake."""
         self._open(Switch(self._ledger.next_id(), None, (model,), model.name, {}, now), now)
 
-    def _open(self, switch: Switch, now: float) -> None:
+    def retire(self, model: Model, now: float) -> None:
+        """Put an awake model whose backend fails requests to sleep. Not even if it stays alive does it go back to
+        work without having been woken anew."""
+        switch = Switch(self._ledger.next_id(), None, (model,), model.name, {}, now)
+        self._open(switch, now, Step.RETIRE, trusted=False)
+
+    def _open(self, switch: Switch, now: float, step: Step = Step.DRAIN, *, trusted: bool = True) -> None:
         self._ledger.switches[switch.switch_id] = switch
         if switch.target is not None:
             switch.target.switch = switch
         for victim in switch.victims:
             victim.switch = switch
-            victim.kept_if_alive = victim.state is ModelState.AWAKE
+            victim.kept_if_alive = trusted and victim.state is ModelState.AWAKE
             if victim.state is ModelState.LOST:
                 continue
-            self._ledger.step(victim, Step.DRAIN, now)
+            self._ledger.step(victim, step, now)
             timeout = victim.spec.drain_timeout
             if victim.granted and self._ledger.settings.drain_before_switch and timeout is not None:
                 self._ledger.set_timer(f"drain:{victim.name}", now + timeout)
@@ -130,25 +138,60 @@ class Switching:
 
     def sleep_ended(self, run: Run, result: HookEnded, now: float) -> None:
         """A sleep hook is done, for a switch, as clean-up, or to recover a lost model."""
-        model, switch = run.model, run.model.switch
+        model = run.model
         if result.outcome is not Outcome.OK:
-            self._sleep_failed(model, result, now)
+            self._sleep_failed(model, f"sleep hook of {model.name} {describe(result)}", result, now)
             return
         if model.granted:  # only without draining: whatever the sleep did not end is cut now
             reason = f"{model.name} was put to sleep"
             self._ledger.out.append(AbortRequests(model.name, tuple(model.granted), reason))
+        model.sleep_seconds = result.duration
+        if model.spec.verify:
+            self._verifying.begin(model, now)
+        else:
+            self._slept(model, now)
+
+    def verified(self, run: Run, result: HookEnded, now: float) -> None:
+        """The verify hook has said whether the memory is free."""
+        model = run.model
+        match self._verifying.verdict(model, result, now):
+            case Verdict.FREE:
+                model.sleep_seconds += now - model.verify_began
+                self._slept(model, now)
+            case Verdict.HELD:
+                self._still_held(model, result, now)
+            case Verdict.UNKNOWN:
+                pass
+
+    def verify_due(self, model: Model, now: float) -> None:
+        """It is time to ask the verify hook again."""
+        if model.state is ModelState.SLEEPING:
+            self._verifying.ask(model, now)
+
+    def verify_no_longer(self, model: Model, now: float) -> None:
+        """llmux stops, and cannot wait any longer for the memory to come free."""
+        self._still_held(model, HookEnded(0, Outcome.CANCELLED, 0.0), now)
+
+    def _still_held(self, model: Model, result: HookEnded, now: float) -> None:
+        waited = now - model.verify_began
+        why = f"memory of {model.name} is not free {waited:.1f} s after its sleep hook: verify hook {describe(result)}"
+        self._sleep_failed(model, why, result, now)
+
+    def _slept(self, model: Model, now: float) -> None:
+        switch = model.switch
         if model.kept_if_alive:
-            self._ledger.costs.record_sleep(model.name, result.duration)
+            self._ledger.costs.record_sleep(model.name, model.sleep_seconds)
         model.sleep_failures = 0
         model.lost_checks = 0
         model.sleep_not_before = float("-inf")
         self._ledger.step(model, Step.SLEPT, now)
-        operators, model.sleep_operators = model.sleep_operators, []
-        for operator_id in operators:
-            self._ledger.reply(operator_id, model.name)
+        if switch is None or switch.target is not model:  # else it is about to be woken again
+            operators, model.sleep_operators = model.sleep_operators, []
+            for operator_id in operators:
+                self._ledger.reply(operator_id, model.name)
         if switch is not None:
             if model.kept_if_alive:
-                switch.sleep_seconds = max(switch.sleep_seconds, result.duration)
+                switch.sleep_seconds = max(switch.sleep_seconds, model.sleep_seconds)
             self._wake_if_clear(switch, now)
 
     def retry_sleep(self, model: Model) -> None:
@@ -156,8 +199,8 @@ class Switching:
         if model.state is ModelState.SLEEPING:
             self._ledger.run_hook(model, Hook.SLEEP, Purpose.SLEEP)
 
-    def _sleep_failed(self, model: Model, result: HookEnded, now: float) -> None:
-        model.sleep_error = f"sleep hook of {model.name} {describe(result)}"
+    def _sleep_failed(self, model: Model, why: str, result: HookEnded, now: float) -> None:
+        model.sleep_error = why
         if self._ledger.stop is not None and result.outcome is Outcome.CANCELLED:
             self._ledger.step(model, Step.DOUBTED, now)
             if model.switch is not None:
@@ -185,6 +228,8 @@ class Switching:
             self._ledger.reply(operator_id, model.name, Refusal.HOOK_FAILED, model.sleep_error)
         if switch is not None and switch.target is not model:
             model.switch = None
+        if switch is not None and switch.target is model and switch.unproven:
+            self._blame_wake(model, switch.unproven, now)
         if not alive:
             self._health.lose(model, now)
         elif model.kept_if_alive:
@@ -197,10 +242,10 @@ class Switching:
             self._fail(switch, model.sleep_error, now, pause)
 
     def _fail(self, switch: Switch, why: str, now: float, pause: float) -> None:
-        """A victim could not be put to sleep: those who wait for the target are told at once."""
-        switch.failed = switch.failed or why
+        """A victim, or a target whose canary failed, could not be put to sleep: those who wait are told at once."""
+        switch.failed = switch.failed or (f"{switch.unproven}; {why}" if switch.unproven else why)
         if switch.target is not None:
-            detail = f"no room for {switch.target.name}: {switch.failed}"
+            detail = switch.failed if switch.unproven else f"no room for {switch.target.name}: {switch.failed}"
             self._ledger.refuse_all(switch.target, Refusal.HOOK_FAILED, detail, now, pause)
         self._wake_if_clear(switch, now)
 
@@ -213,7 +258,8 @@ class Switching:
         target = switch.target
         if switch.failed or target is None or not target.wanted:
             self._close(switch)
-            self._ended(switch, "failure" if switch.failed else "cancelled", now, detail=switch.failed)
+            result = "failure" if switch.failed else "cancelled"
+            self._ended(switch, result, now, detail=switch.failed or switch.unproven)
             return
         for victim in switch.victims:
             if victim is not target:
@@ -225,13 +271,35 @@ class Switching:
 
     def woke(self, run: Run, result: HookEnded, now: float) -> None:
         """The wake hook is done."""
-        model, switch = run.model, run.model.switch
-        if switch is None:
-            raise RuntimeError(f"{model.name} was woken by no switch")
+        model, switch = run.model, self._switch_of(run.model)
         switch.wake_seconds = result.duration
         if result.outcome is not Outcome.OK:
-            self._wake_failed(model, switch, result, now)
+            self._wake_failed(model, switch, f"wake hook of {model.name} {describe(result)}", result, now)
+        elif model.spec.canary and self._ledger.stop is None:
+            self._ledger.run_hook(model, Hook.CANARY, Purpose.CANARY)
+        else:
+            self._woken(model, switch, now)
+
+    def canary_ended(self, run: Run, result: HookEnded, now: float) -> None:
+        """A model that was woken has shown whether it serves. If not, it is put to sleep and woken once more."""
+        model, switch = run.model, self._switch_of(run.model)
+        switch.wake_seconds += result.duration  # a cost like the hook's own: nobody is served before
+        if result.outcome is Outcome.OK:
+            self._woken(model, switch, now)
             return
+        why = f"canary of {model.name} {describe(result)}"
+        if switch.unproven or self._ledger.stop is not None:
+            self._wake_failed(model, switch, why, result, now)
+            return
+        switch.unproven = why
+        self._clean_up(model, Step.UNPROVEN, now)
+
+    def _switch_of(self, model: Model) -> Switch:
+        if model.switch is None:
+            raise RuntimeError(f"{model.name} was woken by no switch")
+        return model.switch
+
+    def _woken(self, model: Model, switch: Switch, now: float) -> None:
         cost = self._learn(model, switch)
         model.found = False
         model.wake_failures = 0
@@ -249,21 +317,30 @@ class Switching:
             return None
         return costs.record(switch.from_model, model.name, switch.sleep_seconds + switch.wake_seconds)
 
-    def _wake_failed(self, model: Model, switch: Switch, result: HookEnded, now: float) -> None:
+    def _blame_wake(self, model: Model, why: str, now: float) -> float:
+        """Remember that `model` could not be woken; returns for how many seconds it is not tried again."""
         model.wake_failures += 1
         pause = self._ledger.backoff(model.wake_failures)
         model.wake_not_before = now + pause
-        model.wake_error = f"wake hook of {model.name} {describe(result)}"
+        model.wake_error = why
+        return pause
+
+    def _clean_up(self, model: Model, step: Step, now: float) -> None:
+        """Put a model to sleep that was not woken as it should be."""
+        model.kept_if_alive = False
+        model.sleep_attempt = 0
+        self._ledger.out.append(CloseBackend(model.name))
+        self._ledger.step(model, step, now)
+        self._ledger.run_hook(model, Hook.SLEEP, Purpose.SLEEP)
+
+    def _wake_failed(self, model: Model, switch: Switch, why: str, result: HookEnded, now: float) -> None:
+        pause = self._blame_wake(model, why, now)
         self._ledger.refuse_all(model, Refusal.HOOK_FAILED, model.wake_error, now, pause)
         self._close(switch)
         if self._ledger.stop is not None and result.outcome is Outcome.CANCELLED:
             self._ledger.step(model, Step.ABANDONED, now)
         else:
-            model.kept_if_alive = False
-            model.sleep_attempt = 0
-            self._ledger.out.append(CloseBackend(model.name))
-            self._ledger.step(model, Step.CLEAN_UP, now)
-            self._ledger.run_hook(model, Hook.SLEEP, Purpose.SLEEP)
+            self._clean_up(model, Step.CLEAN_UP, now)
         self._ended(switch, "failure", now, detail=model.wake_error)
 
     # --- common endings ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Everything that it gives is printable: a file from somebody else cannot drive th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from llmux.eventlog.format import Gap, Header, Recorded
@@ -25,6 +25,7 @@ from llmux.messages import (
     Left,
     ModelDied,
     ModelLeftAwake,
+    OperatorCheck,
     OperatorFree,
     OperatorReply,
     OperatorSleep,
@@ -45,6 +46,13 @@ from llmux.messages import (
     TimerFired,
 )
 from llmux.wire.errors import printable
+
+_WANTED: Mapping[type[Event], str] = {
+    OperatorSwitch: "awake",
+    OperatorSleep: "asleep",
+    OperatorFree: "taken for asleep",
+    OperatorCheck: "looked at",
+}
 
 #: The longest line, in characters.
 WIDTH = 500
@@ -130,13 +138,13 @@ class Teller:
             case TimerFired(key=key):
                 models.add(key.partition(":")[2])
                 return f"timer {key} fires"
-            case BackendFailed(model=model):
+            case BackendFailed(model=model, failure=failure, in_a_row=in_a_row):
                 models.add(model)
-                return f"backend of {model} fails"
-            case OperatorSwitch() | OperatorSleep() | OperatorFree():
+                times = f", {in_a_row} in a row" if in_a_row > 1 else ""
+                return f"backend of {model} fails a request ({failure}{times})"
+            case OperatorSwitch() | OperatorSleep() | OperatorFree() | OperatorCheck():
                 models.add(event.model)
-                what = {OperatorSwitch: "awake", OperatorSleep: "asleep", OperatorFree: "taken for asleep"}[type(event)]
-                return f"operator wants {event.model} {what}"
+                return f"operator wants {event.model} {_WANTED[type(event)]}"
 
     def _effects(self, effects: Iterable[Effect], models: set[str]) -> Iterator[str]:
         granted: list[Grant] = []

@@ -79,6 +79,7 @@ class _Watch:
     open: dict[int, _Request] = field(default_factory=dict)
     runs: dict[int, RunHook] = field(default_factory=dict)
     took: dict[tuple[Hook, str], list[float]] = field(default_factory=dict)
+    slept: dict[str, float] = field(default_factory=dict)  # when a model's sleep hook has last succeeded
 
     def take(self, entry: Entry) -> None:
         match entry.record:
@@ -107,7 +108,7 @@ class _Watch:
             case HookEnded() as event:
                 run = self.runs.pop(event.run_id, None)
                 if run is not None and event.outcome is Outcome.OK:
-                    self.took.setdefault((run.hook, run.model), []).append(event.duration)
+                    self._ended(run, event.duration, record.at)
         for effect in record.decoded():
             match effect:
                 case Grant(request_id=number) if number in self.open:
@@ -116,6 +117,23 @@ class _Watch:
                     self.open.pop(number, None)
                 case RunHook(run_id=number):
                     self.runs[number] = effect
+
+    def _ended(self, run: RunHook, seconds: float, at: float) -> None:
+        """A sleep takes until the memory was verified to be free, a wake until the canary was answered."""
+        sleeps = self.took.setdefault((Hook.SLEEP, run.model), [])
+        wakes = self.took.setdefault((Hook.WAKE, run.model), [])
+        match run.hook:
+            case Hook.SLEEP:
+                sleeps.append(seconds)
+                self.slept[run.model] = at
+            case Hook.VERIFY if run.model in self.slept:
+                sleeps[-1] += at - self.slept.pop(run.model)
+            case Hook.WAKE:
+                wakes.append(seconds)
+            case Hook.CANARY if wakes:
+                wakes[-1] += seconds
+            case _:
+                pass
 
     def result(self) -> Observed:
         if self.header is None:
@@ -155,7 +173,7 @@ class _Watch:
         )
 
     def _of(self, hook: Hook) -> dict[str, list[float]]:
-        return {model: seconds for (kind, model), seconds in self.took.items() if kind is hook}
+        return {model: seconds for (kind, model), seconds in self.took.items() if kind is hook and seconds}
 
 
 def _means(names: Sequence[str], took: Mapping[str, Sequence[float]], prior: float) -> dict[str, float]:

@@ -25,6 +25,7 @@ from llmux.errors import (
 from llmux.gateway.observer import CLIENT_GONE
 from llmux.gateway.routing import find_route
 from llmux.gateway.shared import Shared
+from llmux.messages import Failure
 from llmux.upstream import Pool, UpstreamConnection
 from llmux.wire.errors import sse_error
 from llmux.wire.heads import ends_with_connection, error_response, request_head, response_head
@@ -202,7 +203,8 @@ class Exchange:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             self._fail(OverloadedError("out of file descriptors", retry_after=1))
             return
-        self._backend_failed("connect", error)
+        refused = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+        self._backend_failed("connect", error, Failure.REFUSED if refused else Failure.LOST)
         why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
         self._fail(BackendError(f"cannot connect to the backend: {why}"))
 
@@ -244,6 +246,8 @@ class Exchange:
             data = response_head(response, http11=request.http11, keep_alive=self.keep_alive) + data
         if response.complete:
             self._connection = None
+            if self._status >= 500 or self._shared.failing:
+                self._judge(self._status)
             if data:
                 client.write(data)
             self._complete()
@@ -254,10 +258,20 @@ class Exchange:
                 client.deadline = now + self._shared.seconds.between_bytes
             client.write(data)
 
+    def _judge(self, status: int) -> None:
+        """Take note of how the backend answered. A client's own error (4xx) says nothing about the backend, and neither
+        does a request for something that it cannot do at all (501, 505)."""
+        if self._model is None:
+            return
+        if status < 400:
+            self._shared.failing.pop(self._model, None)
+        elif status >= 500 and status not in (501, 505):
+            self._shared.backend_failed(self._model, Failure.ANSWER)
+
     def malformed(self, error: BackendError) -> None:
         """See `llmux.upstream.Receiver`."""
         self._connection = None
-        self._log("malformed", error)
+        self._backend_failed("malformed", error, Failure.ANSWER)
         self._fail(error)
 
     def lost(self, reason: Exception | None, response: ResponseReader) -> None:
@@ -314,9 +328,10 @@ class Exchange:
             started = self._response is not None and self._response.started
             what = "finish its response's head" if started else "begin to respond"
             error = BackendTimeoutError(f"the backend did not {what} within {seconds.response} s")
-            self._log("response", error)
+            self._backend_failed("response", error, Failure.ANSWER)
         else:
             error = BackendTimeoutError(f"the backend was silent for {seconds.between_bytes} s amid its response")
+            self._backend_failed("silence", error, Failure.ANSWER)
         self._drop_backend()
         self._fail(error)
 
@@ -402,11 +417,11 @@ class Exchange:
         self._held = 0
         self._request.body = b""
 
-    def _backend_failed(self, phase: str, reason: Exception | None) -> None:
+    def _backend_failed(self, phase: str, reason: Exception | None, failure: Failure = Failure.LOST) -> None:
         if self._state != STREAMING:  # else `_cut` will
             self._log(phase, reason)
         if self._model is not None:
-            self._shared.scheduler.backend_failed(self._model)
+            self._shared.backend_failed(self._model, failure)
 
     def _log(self, phase: str, reason: Exception | None) -> None:
         log.warning(

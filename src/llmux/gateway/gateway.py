@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from llmux.addresses import BackendAddress
@@ -16,7 +16,9 @@ from llmux.gateway.client import ClientConnection
 from llmux.gateway.observer import Observer
 from llmux.gateway.settings import Backend, GatewaySettings
 from llmux.gateway.shared import Shared
+from llmux.messages import Outcome
 from llmux.ports import Scheduler
+from llmux.upstream import CanaryRun
 
 SWEEP_SECONDS: Final = 0.25
 """How often deadlines are looked at: one timer for all of them, so that the path of a request only stores a float."""
@@ -98,9 +100,19 @@ class Gateway:
 
     def close_backend(self, model: str) -> None:
         """See `llmux.ports.Backends`. Connections in use are closed when their response ends."""
+        self._shared.failing.pop(model, None)
         pool = self._shared.pools.get(model)
         if pool is not None:
             pool.close()
+
+    def send_canary(
+        self, model: str, timeout: float | None, ended: Callable[[Outcome, float, str], None]
+    ) -> Callable[[], None]:
+        """See `llmux.ports.Backends`."""
+        canary = self._shared.backends[model].canary
+        if canary is None:
+            raise ValueError(f"{model} has no canary")
+        return CanaryRun(self._shared.pools[model], canary, timeout, ended).cancel
 
     # --- ending ---------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,11 @@
-"""The gateway's limits. Plain data, no llmux imports but the pure layer."""
+"""The gateway's limits, and what it must know of a model's backend. Plain data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from llmux.addresses import BackendAddress
+from llmux.upstream import Canary
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,10 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where a configured model is served, and under which name, if requests are to be rewritten to have it."""
+    """Where a configured model is served, under which name, if requests are to be rewritten to have it, and what it is
+    asked after a wake, if anything."""
 
     model: str
     address: BackendAddress
     send_model_as: str | None = None
+    canary: Canary | None = None

@@ -11,6 +11,7 @@ from llmux.addresses import BackendAddress
 from llmux.errors import OverloadedError
 from llmux.gateway.observer import Observer
 from llmux.gateway.settings import Backend, GatewaySettings, Timeouts
+from llmux.messages import Failure
 from llmux.ports import Scheduler
 from llmux.upstream import Pool
 
@@ -46,6 +47,7 @@ class Shared:
         clients: the connections there are.
         no_clients: set while there are none.
         buffered: bytes of request bodies in memory.
+        failing: models whose backend has failed its last request, and how many in a row it has.
     """
 
     def __init__(
@@ -68,8 +70,14 @@ class Shared:
         self.no_clients = asyncio.Event()
         self.no_clients.set()
         self.buffered = 0
+        self.failing: dict[str, int] = {}
         self.pools = {model: self._pool(backend.address) for model, backend in self.backends.items()}
         self.control = None if control is None else self._pool(control)
+
+    def backend_failed(self, model: str, failure: Failure) -> None:
+        """The backend of `model` failed a request."""
+        self.failing[model] = in_a_row = self.failing.get(model, 0) + 1
+        self.scheduler.backend_failed(model, failure, in_a_row)
 
     def client_opened(self, client: ClientConnection) -> None:
         """There is one more."""

@@ -47,6 +47,8 @@ class HookRunner:
             what it raises goes to the loop's exception handler.
         lines_per_second: at most so many lines of one stream of one run reach `on_output`; how many were left out is
             told in a line of its own.
+        on_held: told the model and the hook where a hook has succeeded, and somebody whom it left behind still holds
+            its output `held_after` seconds later: they get SIGPIPE once llmux is no longer there to read.
     """
 
     def __init__(
@@ -56,11 +58,15 @@ class HookRunner:
         tail_bytes: int = 64 * 1024,
         on_output: OutputObserver | None = None,
         lines_per_second: int = 100,
+        on_held: Callable[[str, Hook], None] | None = None,
+        held_after: float = 2.0,
     ) -> None:
         self._grace = grace
         self._tail_bytes = tail_bytes
         self._on_output = on_output
         self._lines_per_second = lines_per_second
+        self._on_held = on_held
+        self._held_after = held_after
         self._token = secrets.token_hex(8)
         self._running: dict[int, Run | None] = {}  # None: could not be started, which is about to be reported
         self._background: set[Run] = set()
@@ -102,7 +108,7 @@ class HookRunner:
         self._idle.clear()
         if self._killed:
             result = HookResult(Outcome.CANCELLED, 0.0, detail="llmux is ending")
-            asyncio.get_running_loop().call_soon(self._over, run_id, on_end, result)
+            asyncio.get_running_loop().call_soon(self._over, run_id, on_end, model, hook, result)
             return
         try:
             environment = {**os.environ, **spec.env, **variables}
@@ -110,7 +116,7 @@ class HookRunner:
             pid, stdout, stderr = spawn(shell_command(spec.script, spec.cwd), environment)
         except Exception as error:  # whatever it was, the hook did not run, and its model's waiters must hear of it
             result = HookResult(Outcome.ERROR, time.monotonic() - began, detail=f"could not be started: {error}")
-            asyncio.get_running_loop().call_soon(self._over, run_id, on_end, result)
+            asyncio.get_running_loop().call_soon(self._over, run_id, on_end, model, hook, result)
             return
         run = self._running[run_id] = Run(
             pid,
@@ -120,7 +126,7 @@ class HookRunner:
             began=began,
             limits=Limits(timeout, self._grace, self._tail_bytes, self._lines_per_second),
             on_line=partial(self._show, self._on_output, model, hook) if self._on_output is not None else None,
-            on_over=partial(self._over, run_id, on_end),
+            on_over=partial(self._over, run_id, on_end, model, hook),
             on_free=lambda: self._free(run),
         )
 
@@ -146,13 +152,19 @@ class HookRunner:
             run.close()
         self._background.clear()
 
-    def _over(self, run_id: int, on_end: OnEnd, result: HookResult) -> None:
+    def _over(self, run_id: int, on_end: OnEnd, model: str, hook: Hook, result: HookResult) -> None:
         run = self._running.pop(run_id)
         if not self._running:
             self._idle.set()
         if run is not None and run.busy:
             self._background.add(run)
+            if result.outcome is Outcome.OK:
+                asyncio.get_running_loop().call_later(self._held_after, self._tell_held, run, model, hook)
         on_end(run_id, result)
+
+    def _tell_held(self, run: Run, model: str, hook: Hook) -> None:
+        if run in self._background and self._on_held is not None:
+            self._on_held(model, hook)
 
     def _free(self, run: Run) -> None:
         if not run.busy:

@@ -59,11 +59,11 @@ class Metrics:
             REQUEST_BOUNDS,
         )
         self.hook_seconds = Histograms(
-            "llmux_hook_duration_seconds", "Run time of hooks.", ("model", "hook"), SWITCH_BOUNDS
+            "llmux_hook_duration_seconds", "Run time of hooks and canaries.", ("model", "hook"), SWITCH_BOUNDS
         )
         self.hook_failures = Counters(
             "llmux_hook_failures",
-            "Wake and sleep hooks that failed, and hooks of any kind that hung or could not be started.",
+            "Wake and sleep hooks and canaries that failed, and hooks of any kind that hung or could not be started.",
             ("model", "hook"),
         )
         # Not in 2.4.0:
@@ -74,7 +74,9 @@ class Metrics:
             "llmux_rejected_requests", "Requests that the scheduler refused, by reason.", ("model", "reason")
         )
         self.aborted = Counters("llmux_aborted_requests", "Requests in flight that were ended by force.", ("model",))
-        self.deaths = Counters("llmux_model_deaths", "Awake models found dead.", ("model",))
+        self.deaths = Counters(
+            "llmux_model_deaths", "Awake models found dead, or taken out because their backends failed.", ("model",)
+        )
         self.policy_faults = Counters("llmux_policy_faults", "Decisions of the policy that could not be used.")
         self.policy_faults.increase(by=0)
         for model in models:
@@ -111,10 +113,16 @@ def gauges(snapshot: Snapshot, *, log_dropped: int, tasks: int) -> Iterator[Seri
         lost.put(device.lost, device.name)
     stalled = Gauges("llmux_scheduler_stalled", "1 while requests wait and nothing under way will ever serve them.")
     stalled.put(snapshot.stalled)
+    switch_age = Gauges("llmux_switch_age_seconds", "For how long the oldest switch has been under way; 0 if none is.")
+    switch_age.put(max((switch.since_secs for switch in snapshot.switches), default=0.0))
     build = Gauges("llmux_build_info", "Always 1; the version is in the label.", ("version",))
     build.put(1, version())
     dropped = Counters("llmux_log_dropped", "Log lines that could not be written.")
     dropped.increase(by=log_dropped)
+<<<<<<< HEAD
     running = Gauges("llmux_tasks", "Tasks of the event loop. They must not grow in number with time.")
     running.put(tasks)
     yield from (depth, in_flight, oldest, state, lost, stalled, build, dropped, running)
+=======
+    yield from (depth, in_flight, oldest, state, lost, stalled, switch_age, build, dropped)
+>>>>>>> 6a4ac2f (Core: memory is free once it was verified, a model serves once its canary was answered, and a backend in doubt is taken out)

@@ -60,6 +60,7 @@ class Telemetry:
         self._durations: dict[tuple[str | None, int], Histogram] = {}
         self._waits = {model: self._metrics.queue_wait_seconds.of(model) for model in self._models}
         self._lost: set[str] = set()
+        self._held: set[tuple[str, Hook]] = set()
         self._facts: dict[type, Callable[[Any], None]] = {
             Reject: self._rejected,
             AbortRequests: self._requests_aborted,
@@ -104,10 +105,10 @@ class Telemetry:
             tell(effect)
 
     def hook_ended(self, model: str, hook: Hook, result: HookResult) -> None:
-        """A hook's run is over.
+        """A hook's run is over, or a canary's.
 
-        The alive hook's exit status is an answer, not a failure: it is not counted as one, and logged at debug;
-        unless it is a shell's word for a command that could not be executed, which is an answer to nothing.
+        The exit status of alive and verify hooks is an answer, not a failure: it is not counted as one, and logged at
+        debug; unless it is a shell's word for a command that could not be executed, which is an answer to nothing.
         """
         self._metrics.hook_seconds.of(model, hook).observe(result.duration)
         fields: dict[str, Any] = {"model": model, "hook": str(hook), "duration_secs": result.duration}
@@ -126,7 +127,7 @@ class Telemetry:
         printed = result.output or result.stderr  # many a script gives its reason on stdout
         fields["stderr"] = printed.strip()[-STDERR_LIMIT:]
         answered = result.outcome is Outcome.FAILED and result.exit_code not in NOT_EXECUTED
-        if answered and hook is Hook.ALIVE:
+        if answered and hook in (Hook.ALIVE, Hook.VERIFY):
             log.debug("hook_failed", **fields)
         else:
             self._metrics.hook_failures.increase(model, hook)
@@ -135,6 +136,18 @@ class Telemetry:
     def hook_output(self, model: str, hook: Hook, line: str) -> None:
         """A hook, or a daemon that it left behind, wrote a line to either of its outputs."""
         log.debug("hook_output", model=model, hook=str(hook), line=line)
+
+    def hook_output_held(self, model: str, hook: Hook) -> None:
+        """Somebody whom a hook left behind still holds the hook's output."""
+        if (model, hook) not in self._held:  # once is enough: a model is woken again and again
+            self._held.add((model, hook))
+            log.warning(
+                "hook_output_held",
+                model=model,
+                hook=str(hook),
+                message="what this hook has started writes to llmux, and gets SIGPIPE once llmux has ended: let the "
+                "hook start it with its output in a file, as in `setsid server >server.log 2>&1 </dev/null &`",
+            )
 
     # --- what an operator reads ----------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ Imports the pure layer only (errors, addresses, wire) and asyncio. Knows one bac
 clients or schedules.
 """
 
+from llmux.upstream.canary import Canary, CanaryRun
 from llmux.upstream.connection import Receiver, UpstreamConnection
 from llmux.upstream.pool import Connector, Pool
 
-__all__ = ["Connector", "Pool", "Receiver", "UpstreamConnection"]
+__all__ = ["Canary", "CanaryRun", "Connector", "Pool", "Receiver", "UpstreamConnection"]
