@@ -24,7 +24,7 @@ from llmux.driver import Driver
 from llmux.errors import LlmuxError
 from llmux.eventlog import Recorder
 from llmux.hooks import HookResult, HookRunner, HookSpec
-from llmux.messages import Effect, Hook, OnExit
+from llmux.messages import SCRIPTS, Effect, Hook, OnExit
 from llmux.policy import FifoPolicy
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
@@ -50,7 +50,7 @@ class Request:
 
 
 def driver(settings: CoreSettings, recorder: Recorder | None) -> Driver:
-    scripts = {(spec.name, hook): HookSpec("true", None) for spec in settings.models for hook in Hook}
+    scripts = {(spec.name, hook): HookSpec("true", None) for spec in settings.models for hook in SCRIPTS}
     return Driver(
         Core(settings, FifoPolicy()),
         hooks=HookRunner(),

@@ -63,7 +63,7 @@ class World:
         scripts = {
             (model, hook): HookSpec({Hook.WAKE: wake, Hook.SLEEP: sleep, Hook.ALIVE: "false"}[hook], cwd)
             for model in "ab"
-            for hook in Hook
+            for hook in (Hook.WAKE, Hook.SLEEP, Hook.ALIVE)
         }
         self.driver = Driver(
             Core(CoreSettings(models=(ModelSpec("a"), ModelSpec("b")), sleep_retry_delays=()), FifoPolicy()),

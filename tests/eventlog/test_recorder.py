@@ -80,7 +80,7 @@ async def test_a_driver_with_real_hooks_is_recorded_and_replays(tmp_path: Path) 
     driver = Driver(
         Core(two(), FifoPolicy()),
         hooks=hooks,
-        scripts={(model, hook): HookSpec(script[hook], None) for model in "ab" for hook in Hook},
+        scripts={(model, hook): HookSpec(script[hook], None) for model in "ab" for hook in script},
         ports={},
         aliases={},
         sink=Sink(),

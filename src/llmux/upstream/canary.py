@@ -15,7 +15,6 @@ from llmux.errors import BackendError
 from llmux.messages import Outcome
 from llmux.upstream.connection import UpstreamConnection
 from llmux.upstream.pool import Pool
-from llmux.version import version
 from llmux.wire.response import ResponseReader
 
 #: It is llmux that has no descriptors, not the backend that is at fault.
@@ -100,7 +99,7 @@ class CanaryRun:
         lines = [
             b"POST %b%b HTTP/1.1" % (pool.base, self._canary.path.encode("latin-1")),
             b"Host: %b" % pool.host,
-            b"User-Agent: llmux/%b" % version().encode("latin-1"),
+            b"User-Agent: llmux",
             b"Accept: application/json",
             b"Content-Type: application/json",
             b"Content-Length: %d" % len(self._canary.body),
