@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,65 @@ def test_a_policy_installed_as_an_entry_point(tmp_path: Path, monkeypatch: pytes
     assert PolicyConfig.model_validate({"name": "fairest", "share": 1}).options == {"share": 1}
     with pytest.raises(ValidationError, match="did you mean 'fairest'"):
         PolicyConfig(name="fairset")
+
+
+def test_a_verify_hook_and_its_deadline() -> None:
+    config = Config(
+        models={"a": model(verify="v"), "b": model(hook_timeout_secs={"verify": 5}), "c": model()},
+        hook_timeout_secs={"verify": None},
+    )
+    assert [config.models[name].script(Hook.VERIFY) for name in "abc"] == ["v", None, None]
+    assert [config.hook_timeout(name, Hook.VERIFY) for name in "abc"] == [None, 5, None]
+    assert Config(models={"a": model()}).hook_timeout("a", Hook.VERIFY) == 60
+
+
+def test_a_canary() -> None:
+    plain, none = model(canary=True).canary, model(canary=False).canary
+    assert none is None
+    assert plain is not None
+    assert plain == model(canary={}).canary
+    assert (plain.path, plain.timeout_secs) == ("/v1/chat/completions", 60)
+    question = {"role": "user", "content": "Hi"}
+    assert json.loads(plain.request_body("m")) == {"model": "m", "messages": [question], "max_tokens": 1}
+    own = model(canary={"path": "/score", "body": {"model": "other", "text": "x"}}).canary
+    assert own is not None
+    assert json.loads(own.request_body("m")) == {"model": "other", "text": "x"}
+
+
+def test_what_the_canary_asks_each_known_path() -> None:
+    for path in ("/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"):
+        canary = model(canary={"path": path}).canary
+        assert canary is not None
+        assert json.loads(canary.request_body("m"))["model"] == "m"
+
+
+@pytest.mark.parametrize(
+    ("canary", "message"),
+    [
+        (5, "must be true, false or a mapping"),
+        ("yes please", "must be true, false or a mapping"),
+        ({"path": "v1/x"}, "must begin with /"),
+        ({"path": "/a b"}, "must begin with /"),
+        ({"path": "/x\r\nHost: y"}, "must begin with /"),
+        ({"path": "/x"}, "needs a `body`"),
+        ({"body": {"x": float("nan")}}, "must be JSON"),
+        ({"body": {"x": "y" * 70_000}}, "no larger than 65536 bytes"),
+        ({"headers": {"Content-Length": "5"}}, "set by llmux itself"),
+        ({"headers": {"a b": "5"}}, "cannot be the name of a header"),
+        ({"headers": {"a": "5\r\nb: c"}}, "visible ASCII"),
+        ({"timeout_secs": 0}, "greater than 0"),
+    ],
+)
+def test_canaries_that_cannot_be(canary: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        model(canary=canary)
+
+
+def test_the_headers_of_a_canary_are_not_shown() -> None:
+    assert "s3cret" not in repr(Config(models={"a": model(canary={"headers": {"Authorization": "Bearer s3cret"}})}))
+
+
+def test_when_a_backend_is_in_doubt() -> None:
+    models = {"plain": model(), "canary": model(canary=True)}
+    assert [Config(models=models).doubt_after(name) for name in models] == [None, 5]
+    assert [Config(models=models, doubt_after_failures=2).doubt_after(name) for name in models] == [2, 2]

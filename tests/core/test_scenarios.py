@@ -172,6 +172,7 @@ def test_without_drain_the_sleep_hook_runs_at_once_and_what_it_leaves_is_cut() -
     play.wake("b")
 
 
+@pytest.mark.fault(49)
 def test_49_an_endless_request_is_cut_when_the_drain_has_had_its_time() -> None:
     play = Play(two())
     first = awake(play)
@@ -224,6 +225,7 @@ def test_24_a_switch_asks_again_after_the_sleep_whether_anybody_waits() -> None:
     assert play.core.state() == Idle()
 
 
+@pytest.mark.fault(45)
 def test_45_a_wake_that_nobody_waits_for_any_more_is_finished() -> None:
     play = Play(two())
     waiter = play.arrive("a")
@@ -268,6 +270,7 @@ def test_52_the_queue_has_a_cap() -> None:
 # --- hooks that fail --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(37)
 def test_37_a_failed_wake_is_told_cleaned_up_and_not_repeated_at_once() -> None:
     play = Play(two())
     waiter = play.arrive("a")
@@ -285,6 +288,7 @@ def test_37_a_failed_wake_is_told_cleaned_up_and_not_repeated_at_once() -> None:
     assert again in play.in_flight
 
 
+@pytest.mark.fault(37)
 def test_37_backing_off_holds_up_nobody_else() -> None:
     play = Play(two())
     play.arrive("a")
@@ -297,6 +301,7 @@ def test_37_backing_off_holds_up_nobody_else() -> None:
     play.settle()
 
 
+@pytest.mark.fault(37)
 def test_37_a_model_that_fails_again_and_again_is_refused_at_once_in_between() -> None:
     play = Play(two())
     for pause in (2.0, 4.0, 8.0):
@@ -311,6 +316,7 @@ def test_37_a_model_that_fails_again_and_again_is_refused_at_once_in_between() -
         play.advance(pause + 0.1)
 
 
+@pytest.mark.fault(44)
 def test_44_a_failed_sleep_is_retried_and_never_followed_by_the_wake() -> None:
     play = Play(two())
     play.finish(awake(play))
@@ -323,6 +329,7 @@ def test_44_a_failed_sleep_is_retried_and_never_followed_by_the_wake() -> None:
     assert play.running() == ["wake b"]
 
 
+@pytest.mark.fault(44)
 def test_44_a_model_that_will_not_sleep_but_is_alive_goes_back_to_work() -> None:
     play = Play(two())
     play.finish(awake(play))
@@ -351,6 +358,7 @@ def lose(play: Play) -> None:
     assert play.state("a") is ModelState.LOST
 
 
+@pytest.mark.fault(44)
 def test_44_when_nothing_is_known_the_device_is_lost_and_nothing_is_woken_on_it() -> None:
     play = Play(two())
     lose(play)
@@ -361,6 +369,7 @@ def test_44_when_nothing_is_known_the_device_is_lost_and_nothing_is_woken_on_it(
     assert play.running() == []
 
 
+@pytest.mark.fault(44)
 def test_a_lost_model_comes_back_when_its_sleep_hook_succeeds_after_all() -> None:
     play = Play(two())
     lose(play)
@@ -373,6 +382,7 @@ def test_a_lost_model_comes_back_when_its_sleep_hook_succeeds_after_all() -> Non
     assert request in play.in_flight
 
 
+@pytest.mark.fault(44)
 def test_a_lost_model_that_is_alive_again_must_be_woken_before_it_serves() -> None:
     play = Play(two())
     lose(play)
@@ -384,6 +394,7 @@ def test_a_lost_model_that_is_alive_again_must_be_woken_before_it_serves() -> No
     assert request in play.in_flight
 
 
+@pytest.mark.fault(44)
 def test_a_lost_device_is_looked_at_ever_less_often() -> None:
     play = Play(two())
     lose(play)
@@ -397,6 +408,7 @@ def test_a_lost_device_is_looked_at_ever_less_often() -> None:
         assert play.state("a") is ModelState.LOST
 
 
+@pytest.mark.fault(44)
 def test_an_operator_frees_a_lost_device() -> None:
     play = Play(two())
     lose(play)
@@ -407,6 +419,7 @@ def test_an_operator_frees_a_lost_device() -> None:
     assert request in play.in_flight
 
 
+@pytest.mark.fault(44)
 def test_an_operators_switch_tries_the_sleep_hook_of_a_lost_model_again() -> None:
     play = Play(two())
     lose(play)
@@ -420,6 +433,7 @@ def test_an_operators_switch_tries_the_sleep_hook_of_a_lost_model_again() -> Non
 # --- who is awake already, who is dead ----------------------------------------------------------------------------
 
 
+@pytest.mark.fault(62)
 def test_62_nothing_is_woken_before_every_model_was_asked() -> None:
     play = Play(two(), started=False)
     play.arrive("a")
@@ -432,6 +446,7 @@ def test_62_nothing_is_woken_before_every_model_was_asked() -> None:
     assert play.running() == ["wake a"]
 
 
+@pytest.mark.fault(62)
 def test_62_a_model_found_awake_is_put_to_sleep_before_another_is_woken() -> None:
     play = Play(two(), started=False)
     play.start(awake=("b",))
@@ -443,6 +458,7 @@ def test_62_a_model_found_awake_is_put_to_sleep_before_another_is_woken() -> Non
     assert play.core.costs.estimate(None, "a") == 3.0  # putting the stranger to sleep is no part of a cold start
 
 
+@pytest.mark.fault(62)
 def test_62_a_model_found_awake_is_confirmed_by_its_own_wake_hook_and_nothing_is_learned_from_that() -> None:
     play = Play(two(), started=False)
     play.start(awake=("a",))
@@ -453,6 +469,7 @@ def test_62_a_model_found_awake_is_confirmed_by_its_own_wake_hook_and_nothing_is
     assert play.core.costs.wake("a") is None
 
 
+@pytest.mark.fault(62)
 @pytest.mark.parametrize(("outcome", "code"), [(Outcome.TIMEOUT, None), (Outcome.ERROR, None), (Outcome.FAILED, 127)])
 def test_62_a_model_that_gave_no_answer_is_not_taken_for_asleep(outcome: Outcome, code: int | None) -> None:
     play = Play(two(), started=False)
@@ -463,6 +480,7 @@ def test_62_a_model_that_gave_no_answer_is_not_taken_for_asleep(outcome: Outcome
     assert play.running() == ["sleep b"]
 
 
+@pytest.mark.fault(34)
 def test_34_a_dead_backend_gets_no_more_requests_and_is_woken_again() -> None:
     play = Play(two())
     first = awake(play)
@@ -478,6 +496,7 @@ def test_34_a_dead_backend_gets_no_more_requests_and_is_woken_again() -> None:
     assert request in play.in_flight
 
 
+@pytest.mark.fault(34)
 def test_34_after_a_long_life_a_dead_model_is_woken_at_once() -> None:
     play = Play(two())
     play.finish(awake(play))
@@ -490,6 +509,7 @@ def test_34_after_a_long_life_a_dead_model_is_woken_at_once() -> None:
     assert play.running() == ["wake a"]
 
 
+@pytest.mark.fault(35)
 def test_35_one_bad_scheduled_check_is_not_a_death() -> None:
     play = Play(two())
     play.finish(awake(play))
@@ -502,6 +522,7 @@ def test_35_one_bad_scheduled_check_is_not_a_death() -> None:
     assert play.state("a") is ModelState.UNCONFIRMED
 
 
+@pytest.mark.fault(35)
 def test_35_an_alive_hook_that_cannot_be_executed_says_nothing() -> None:
     play = Play(two())
     play.finish(awake(play))
@@ -511,6 +532,7 @@ def test_35_an_alive_hook_that_cannot_be_executed_says_nothing() -> None:
     assert play.state("a") is ModelState.AWAKE
 
 
+@pytest.mark.fault(35)
 def test_35_one_check_at_a_time() -> None:
     play = Play(two())
     play.finish(awake(play))
@@ -641,6 +663,7 @@ def test_a_model_that_needs_nothing_waits_for_no_switch() -> None:
     assert play.running() == ["wake large", "wake tiny"]
 
 
+@pytest.mark.fault(46)
 def test_46_a_storm_of_requests_makes_one_switch_at_a_time() -> None:
     play = Play(two())
     for _ in range(50):

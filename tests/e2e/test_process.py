@@ -284,6 +284,7 @@ def two_ports() -> tuple[int, int]:
         return one.getsockname()[1], other.getsockname()[1]
 
 
+@pytest.mark.fault(62)
 async def test_62_after_kill_and_restart_the_holder_is_found_before_anybody_is_woken(
     tmp_path: Path, two_ports: tuple[int, int]
 ) -> None:
@@ -297,6 +298,7 @@ async def test_62_after_kill_and_restart_the_holder_is_found_before_anybody_is_w
         assert await lines(tmp_path / "journal") == ["wake a", "sleep a", "wake b"]
 
 
+@pytest.mark.fault(34)
 async def test_34_a_killed_backend_is_noticed_and_woken_again(tmp_path: Path, two_ports: tuple[int, int]) -> None:
     async with (
         real_processes(tmp_path, two_ports) as config,
@@ -317,6 +319,7 @@ async def test_34_a_killed_backend_is_noticed_and_woken_again(tmp_path: Path, tw
 # --- failures as clients see them -------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(37)
 async def test_37_a_failed_wake_is_503_with_a_time_to_come_back(tmp_path: Path) -> None:
     models = {"a": {"port": 9, "wake": "echo secret >&2; exit 3", "sleep": "true", "alive": "false"}}
     config = await write(tmp_path / "config.json", {"models": models})
@@ -333,6 +336,7 @@ async def test_37_a_failed_wake_is_503_with_a_time_to_come_back(tmp_path: Path) 
         assert "secret" in failed["stderr"]
 
 
+@pytest.mark.fault(38)
 async def test_38_a_hanging_wake_is_ended_by_force(tmp_path: Path) -> None:
     wake = "trap '' TERM; while :; do sleep 0.1; done"
     models = {"a": {"port": 9, "wake": wake, "sleep": "true", "alive": "false"}}
@@ -343,6 +347,7 @@ async def test_38_a_hanging_wake_is_ended_by_force(tmp_path: Path) -> None:
         assert "still running after 0.2 s" in response.json()["error"]["message"]
 
 
+@pytest.mark.fault(44)
 async def test_44_a_device_whose_owner_is_unknown_is_never_given_away(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     alive = f"test ! -e {tmp_path}/dead"

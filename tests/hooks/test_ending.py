@@ -20,6 +20,7 @@ from tests.hooks.conftest import Shop, alive, until
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.fault(38, 42)
 async def test_a_hook_past_its_deadline_gets_sigterm(shop: Shop, tmp_path: Path) -> None:
     shop.new_runner(grace=60)
     result = await shop.run("trap 'echo told; exit 9' TERM; while :; do sleep 0.01; done", timeout=1.0)
@@ -29,6 +30,7 @@ async def test_a_hook_past_its_deadline_gets_sigterm(shop: Shop, tmp_path: Path)
     assert result.duration >= 1.0
 
 
+@pytest.mark.fault(38, 42)
 async def test_a_hook_that_ignores_sigterm_is_killed_after_the_grace(shop: Shop) -> None:
     """FAULTS rows 38 and 42."""
     result = await shop.run("trap '' TERM; while :; do sleep 0.05; done", timeout=1.0)
@@ -36,6 +38,7 @@ async def test_a_hook_that_ignores_sigterm_is_killed_after_the_grace(shop: Shop)
     assert result.duration >= 1.0 + 0.2
 
 
+@pytest.mark.fault(38, 40)
 async def test_the_whole_group_is_ended(shop: Shop, tmp_path: Path) -> None:
     """FAULTS row 40."""
     script = "sleep 300 & echo $! > polite; (trap '' TERM; touch ready; exec sleep 300) & echo $! > deaf; wait"
@@ -49,6 +52,7 @@ async def test_the_whole_group_is_ended(shop: Shop, tmp_path: Path) -> None:
     assert not alive(deaf)
 
 
+@pytest.mark.fault(40, 42)
 async def test_children_have_the_grace_even_if_the_leader_goes_at_once(shop: Shop, tmp_path: Path) -> None:
     shop.new_runner(grace=60)
     child = "trap 'sleep 0.3; touch freed; exit' TERM; touch ready; while :; do sleep 0.01; done"
@@ -60,6 +64,7 @@ async def test_children_have_the_grace_even_if_the_leader_goes_at_once(shop: Sho
     assert (tmp_path / "freed").exists()
 
 
+@pytest.mark.fault(40)
 async def test_who_left_the_session_is_reported_and_left_alone(shop: Shop, tmp_path: Path) -> None:
     """FAULTS row 40: a daemon made by setsid is for the sleep hook to end."""
     _, ended = shop.start("setsid sh -c 'echo $$ > pid; exec sleep 300' & wait; sleep 300", cwd=tmp_path, timeout=1.5)
@@ -70,6 +75,7 @@ async def test_who_left_the_session_is_reported_and_left_alone(shop: Shop, tmp_p
     assert alive(pid)
 
 
+@pytest.mark.fault(40)
 async def test_who_left_only_the_group_is_killed(shop: Shop, tmp_path: Path) -> None:
     """A shell with job control puts each job into a group of its own."""
     program = "import os, time; os.setpgid(0, 0); print(os.getpid(), flush=True); time.sleep(300)"
@@ -82,6 +88,7 @@ async def test_who_left_only_the_group_is_killed(shop: Shop, tmp_path: Path) -> 
     assert not alive(pid)
 
 
+@pytest.mark.fault(39)
 async def test_what_an_ended_hook_left_behind_lives_on(shop: Shop, tmp_path: Path) -> None:
     """Starting a daemon is what a wake hook is for; not even the second SIGTERM of llmux ends it."""
     pids = []
@@ -175,6 +182,7 @@ async def test_a_stopped_hook_is_killed(shop: Shop) -> None:
     assert (result.outcome, result.exit_code) == (Outcome.TIMEOUT, -signal.SIGKILL)
 
 
+@pytest.mark.fault(40)
 async def test_a_leader_that_even_sigkill_does_not_end_is_given_up_on(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +202,7 @@ async def test_a_leader_that_even_sigkill_does_not_end_is_given_up_on(
     assert not alive(pid)
 
 
+@pytest.mark.fault(40)
 async def test_a_search_for_survivors_that_hangs_is_not_waited_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 

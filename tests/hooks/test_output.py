@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmux.hooks import HookRunner
 from llmux.hooks.output import LINE_BYTES, Lines, Tail, printable
 from llmux.messages import Hook, Outcome
 from tests.hooks.conftest import Shop, alive, until
@@ -19,6 +20,7 @@ from tests.hooks.conftest import Shop, alive, until
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.fault(39)
 async def test_a_daemon_that_holds_the_pipe_does_not_hold_up_the_result(shop: Shop, tmp_path: Path) -> None:
     """FAULTS row 39."""
     result = await shop.run("sleep 300 & echo $! > pid; echo ready", cwd=tmp_path)
@@ -28,6 +30,7 @@ async def test_a_daemon_that_holds_the_pipe_does_not_hold_up_the_result(shop: Sh
     assert (shop.runner.running, shop.runner.background) == (0, 1)
 
 
+@pytest.mark.fault(39)
 async def test_a_daemons_later_output_is_read_to_its_end(shop: Shop, tmp_path: Path) -> None:
     """FAULTS row 39: a megabyte is sixteen times what the pipe holds, so it ends only if somebody reads."""
     os.mkfifo(tmp_path / "go")
@@ -56,6 +59,7 @@ async def test_a_hook_may_close_its_output_and_go_on(shop: Shop) -> None:
     assert (result.exit_code, result.output) == (3, "bye\n")
 
 
+@pytest.mark.fault(41)
 async def test_a_flood_is_bounded_and_starves_nobody(shop: Shop) -> None:
     """FAULTS row 41."""
     shop.new_runner(lines_per_second=10)
@@ -118,6 +122,7 @@ async def test_an_observer_that_raises_stops_nothing(shop: Shop) -> None:
     assert reported == [fault, fault]
 
 
+@pytest.mark.fault(39)
 async def test_wait_closed_lets_go_of_daemons(shop: Shop, tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     await shop.run("sleep 300 & echo $! > pid", cwd=tmp_path)
@@ -184,3 +189,19 @@ def test_printable_text_drives_no_terminal_and_stays_itself(text: str) -> None:
 
 def test_direction_marks_and_invisible_characters_are_shown() -> None:
     assert printable("a\u202eb\u200bc\x9bd\x7f") == "a\\u202eb\\u200bc\\x9bd\\x7f"
+
+
+@pytest.mark.fault(39)
+async def test_who_keeps_a_hooks_output_is_told_of_once_it_is_sure(shop: Shop, tmp_path: Path) -> None:
+    told: list[tuple[str, Hook]] = []
+    runner = HookRunner(on_held=lambda model, hook: told.append((model, hook)), held_after=0.1)
+    shop.runner = runner
+    await shop.run("true", model="clean")
+    await shop.run("sleep 0.01 & exit 0", model="brief")  # gone before it counts
+    await shop.run(f"setsid sleep 300 >/dev/null 2>&1 </dev/null & echo $! > {tmp_path}/one", model="detached")
+    await shop.run(f"sleep 300 & echo $! > {tmp_path}/two; exit 1", model="failed")
+    await shop.run(f"sleep 300 & echo $! > {tmp_path}/three", model="careless")
+    for name in ("one", "two", "three"):
+        await shop.pid_from(tmp_path / name)
+    await until(lambda: ("careless", Hook.WAKE) in told)
+    assert told == [("careless", Hook.WAKE)]
