@@ -223,7 +223,7 @@ def test_a_policy_installed_as_an_entry_point(tmp_path: Path, monkeypatch: pytes
 def test_a_verify_hook_and_its_deadline() -> None:
     config = Config(
         models={"a": model(verify="v"), "b": model(hook_timeout_secs={"verify": 5}), "c": model()},
-        hook_timeout_secs={"verify": None},
+        hook_timeout_secs=HookTimeouts(verify=None),
     )
     assert [config.models[name].script(Hook.VERIFY) for name in "abc"] == ["v", None, None]
     assert [config.hook_timeout(name, Hook.VERIFY) for name in "abc"] == [None, 5, None]

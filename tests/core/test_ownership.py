@@ -24,6 +24,7 @@ from llmux.messages import (
     Refusal,
     SleepFailed,
     StateChanged,
+    Stopped,
     SwitchEnded,
 )
 from tests.core.harness import GIB, Play, two
@@ -199,13 +200,12 @@ def test_stopping_does_not_wait_for_memory_longer_than_the_grace() -> None:
     play.sleep("a")
     said_no(play, Hook.VERIFY, "a")
     play.stop(grace=5.0)
-    while not play.stopped and play.now < 60.0:
+    while play.now < 60.0 and not play.facts(Stopped):
         if "verify a" not in play.running():
             play.advance(0.5)
             continue
         run = play.run(Hook.VERIFY, "a")
         play.end(run, Outcome.CANCELLED if run.run_id in play.cancelled else Outcome.FAILED, after=0.1)
-    assert play.stopped
     assert play.now < 10.0
     assert play.state("a") is ModelState.UNCONFIRMED
 
@@ -215,9 +215,9 @@ def test_on_exit_sleep_verifies_too() -> None:
     awake(play)
     play.stop(on_exit=OnExit.SLEEP)
     play.sleep("a")
-    assert not play.stopped
+    assert play.facts(Stopped) == []
     play.end(play.run(Hook.VERIFY, "a"))
-    assert play.stopped
+    assert play.facts(Stopped) == [Stopped()]
     assert play.state("a") is ModelState.ASLEEP
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmux import Config, build_app
+from llmux import Config, ModelConfig, build_app
 from llmux.errors import DeviceLostError
 from llmux.messages import HookEnded, ModelState, RunHook
 from llmux.switcher import Switcher
@@ -65,16 +65,17 @@ async def world(
     """`models` say what differs: a model is served by the backend of its place, and its hooks note that they ran."""
     journal = folder / "journal"
     async with contextlib.AsyncExitStack() as stack:
-        made = {}
+        made: dict[str, ModelConfig] = {}
         for (name, model), backend in zip(models.items(), backends, strict=True):
             _, port = await stack.enter_async_context(backend.serving())
             plain = {"port": port, "wake": "true", "sleep": "true", "alive": "true"} | model
-            made[name] = {
+            noted: dict[str, Any] = {
                 key: f'echo "$LLMUX_HOOK $LLMUX_MODEL" >> {journal}; {value}'
                 if key in ("wake", "sleep", "verify")
                 else value
                 for key, value in plain.items()
             }
+            made[name] = ModelConfig(**noted)
         app, switcher = await build_app(Config(models=made, alive_interval_secs=0, **config))
         host, port = await stack.enter_async_context(app.serving(host="127.0.0.1", port=0))
         client = httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=DEADLINE)
@@ -85,7 +86,7 @@ def fast(name: str = "m") -> SimulatedBackend:
     return SimulatedBackend(name, tokens_per_second=1e6)
 
 
-def honest(model: str, folder: Path) -> dict[str, str]:
+def honest(model: str, folder: Path) -> dict[str, Any]:
     """Hooks of a model that says honestly whether it is up."""
     up = folder / f"up-{model}"
     return {"wake": f"touch {up}", "sleep": f"rm -f {up}", "alive": f"test -e {up}"}
@@ -120,7 +121,7 @@ async def test_memory_that_never_comes_free_is_lost_and_shown_and_found_again_wh
     held = tmp_path / "held"
     a = honest("a", tmp_path) | {"verify": f"test ! -e {held}"}
     a["wake"] += f"; touch {held}"
-    a["hook_timeout_secs"] = {"verify": 0.05}  # type: ignore[assignment]  # the other values are scripts
+    a["hook_timeout_secs"] = {"verify": 0.05}
     async with world(tmp_path, {"a": a, "b": honest("b", tmp_path)}, fast(), fast()) as w:
         assert (await w.chat("a")).status_code == 200
         refused = await w.chat("b")
@@ -154,7 +155,7 @@ async def test_memory_that_never_comes_free_is_lost_and_shown_and_found_again_wh
 @pytest.mark.fault(43)
 async def test_a_verify_hook_that_hangs_is_ended_by_force_at_the_deadline(tmp_path: Path) -> None:
     a = honest("a", tmp_path) | {"verify": "exec sleep 600"}
-    a["hook_timeout_secs"] = {"verify": 0.2}  # type: ignore[assignment]  # the other values are scripts
+    a["hook_timeout_secs"] = {"verify": 0.2}
     async with world(tmp_path, {"a": a, "b": honest("b", tmp_path)}, fast(), fast()) as w:
         assert (await w.chat("a")).status_code == 200
         refused = await w.chat("b")
@@ -245,8 +246,8 @@ async def test_a_backend_that_is_gone_is_woken_again_though_alive_says_yes(tmp_p
     backend = fast()
     async with contextlib.AsyncExitStack() as listening:
         _, port = await listening.enter_async_context(backend.serving())
-        model = {"port": port, "wake": f"echo wake >> {journal}", "sleep": "true", "alive": "true"}
-        app, switcher = await build_app(Config(models={"a": model}))
+        model: dict[str, Any] = {"port": port, "wake": f"echo wake >> {journal}", "sleep": "true", "alive": "true"}
+        app, switcher = await build_app(Config(models={"a": ModelConfig(**model)}))
         async with (
             app.serving(host="127.0.0.1", port=0) as (host, own_port),
             httpx.AsyncClient(base_url=f"http://{host}:{own_port}", timeout=DEADLINE) as client,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from llmux.driver import Driver
 from llmux.errors import LlmuxError, SwitchError
+from llmux.messages import Failure
 from tests.simulation.machine import Machine
 
 
@@ -71,7 +72,7 @@ class Client:
             early = self.people.random.random() < 0.5
             if early:
                 self.finish()
-            self.people.driver.backend_failed(self.model)
+            self.people.driver.backend_failed(self.model, Failure.LOST, 1)
             if not early:
                 self.finish()
 

@@ -245,7 +245,9 @@ class _Simulation:
             return HookPlan(self._hooks.wake(run.model, run.from_model))
         if run.hook is Hook.SLEEP:
             return HookPlan(self._hooks.sleep(run.model, run.to_model))
-        return self._world.alive(run.model, 0.0)
+        if run.hook is Hook.ALIVE:
+            return self._world.alive(run.model, 0.0)
+        return HookPlan(0.0)  # what verify hooks and canaries take is part of what sleeps and wakes are stated to take
 
     # --- where the time goes -----------------------------------------------------------------------------------
 

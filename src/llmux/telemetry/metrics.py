@@ -119,10 +119,6 @@ def gauges(snapshot: Snapshot, *, log_dropped: int, tasks: int) -> Iterator[Seri
     build.put(1, version())
     dropped = Counters("llmux_log_dropped", "Log lines that could not be written.")
     dropped.increase(by=log_dropped)
-<<<<<<< HEAD
     running = Gauges("llmux_tasks", "Tasks of the event loop. They must not grow in number with time.")
     running.put(tasks)
-    yield from (depth, in_flight, oldest, state, lost, stalled, build, dropped, running)
-=======
-    yield from (depth, in_flight, oldest, state, lost, stalled, switch_age, build, dropped)
->>>>>>> 6a4ac2f (Core: memory is free once it was verified, a model serves once its canary was answered, and a backend in doubt is taken out)
+    yield from (depth, in_flight, oldest, state, lost, stalled, switch_age, build, dropped, running)
