@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator, Sequence
 
 from llmux import control
 from llmux.config import Config, ModelConfig
-from llmux.control.view import ModelEntry
 from llmux.core import Core, CoreSettings
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
 from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import SCRIPTS, Hook, OnExit
+from llmux.oversight import ClientView, Oversight, Sinks
 from llmux.policy import load_policy
 from llmux.settings import core_settings
-from llmux.snapshot import Snapshot
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
+from llmux.telemetry.history import History
 from llmux.upstream import Canary
 
 #: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
@@ -64,20 +64,6 @@ def recorder(config: Config, settings: CoreSettings) -> Recorder | None:
     )
 
 
-class _ControlView:
-    """What the control plane may see."""
-
-    def __init__(self, config: Config, driver: Driver) -> None:
-        self._entries = [ModelEntry(name, tuple(model.aliases)) for name, model in config.models.items()]
-        self._driver = driver
-
-    def models(self) -> Sequence[ModelEntry]:
-        return self._entries
-
-    def snapshot(self) -> Snapshot:
-        return self._driver.snapshot()
-
-
 class App:
     """One llmux. Made by `build_app`; serves while `serving` lasts, once."""
 
@@ -85,7 +71,9 @@ class App:
         self.config = config
         ports = {name: model.port for name, model in config.models.items() if model.port is not None}
         self._telemetry = Telemetry(config.models, request_timeout_secs=config.policy.request_timeout_secs)
-        self._hooks = HookRunner(on_output=self._telemetry.hook_output, on_held=self._telemetry.hook_output_held)
+        self._history = History(config.models)
+        sinks = Sinks(self._telemetry, self._history)
+        self._hooks = HookRunner(on_output=sinks.hook_output, on_held=self._telemetry.hook_output_held)
         policy = load_policy(config.policy.name, config.policy.arguments())
         settings = core_settings(config)
         self._recorder = recorder(config, settings)
@@ -95,7 +83,7 @@ class App:
             scripts=scripts(config),
             ports=ports,
             aliases=config.names(),
-            sink=self._telemetry,
+            sink=sinks,
             recorder=self._recorder,
         )
         self._gateway = Gateway(
@@ -108,6 +96,7 @@ class App:
             observer=self._telemetry,
         )
         self._driver.backends = self._gateway
+        self.oversight = Oversight(lambda: self.config, self._driver, self._history)
         self.switcher = Switcher(self._driver, ports)
         self._stopping: asyncio.Task[None] | None = None
 
@@ -129,11 +118,13 @@ class App:
         Raises:
             OSError: the address cannot be bound, or the event log not be opened; no hook has run then.
         """
-        view = _ControlView(self.config, self._driver)
+        view = ClientView(lambda: self.config, self._driver)
         # The control plane first: whoever connects early must find it.
         async with (
             self._recording(),
-            control.control_server(lambda: control.build_control(view, self._telemetry)) as address,
+            control.control_server(
+                lambda: control.build_control(view, self._telemetry, sight=self.oversight, orders=self.oversight)
+            ) as address,
         ):
             self._gateway.control = address
             try:

@@ -25,6 +25,8 @@ from llmux.errors import (
     ModelNotFoundError,
     NotReadyError,
     QueueFullError,
+    RequestCancelledError,
+    RequestNotFoundError,
     ShuttingDownError,
     SwitchError,
     WaitTimeoutError,
@@ -409,6 +411,22 @@ class Driver:
         """Look at `model` now, if it is lost; raises a `DeviceLostError` if it still is after that."""
         await self._command(lambda number: OperatorCheck(number, model))
 
+    def cancel(self, request_id: int) -> None:
+        """End a request: one that waits is refused, one that is served is cut off.
+
+        Raises:
+            RequestNotFoundError: it neither waits nor is served.
+        """
+        request = self.core.ledger.requests.get(request_id)
+        requester = self._requesters.get(request_id)
+        if request is None or requester is None:
+            raise RequestNotFoundError(request_id)
+        if request.granted_at is None:
+            self.left(request_id)
+            requester.refused(RequestCancelledError())
+        else:
+            requester.aborted("an operator cancelled it")
+
     async def _command(self, make: Callable[[int], Event]) -> None:
         self.start()
         self._next_command = number = self._next_command + 1
@@ -424,6 +442,10 @@ class Driver:
         """Refuse what waits, let what is in flight end within `grace` seconds, and return once no hook runs."""
         self.dispatch(Stop(grace, on_exit))
         await asyncio.shield(self._stopped)
+
+    def now(self) -> float:
+        """Seconds on the clock that the core is told."""
+        return self._clock()
 
     def snapshot(self) -> Snapshot:
         self._tell_sink()  # whoever looks at the books looks at the metrics next

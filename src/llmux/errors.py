@@ -124,6 +124,25 @@ class RequestAbortedError(SwitchError):
     code = "request_aborted"
 
 
+class RequestNotFoundError(SwitchError):
+    """No request of that number waits or is served."""
+
+    status = 404
+    code = "request_not_found"
+
+    def __init__(self, request_id: int) -> None:
+        super().__init__(f"no request {request_id} waits or is served")
+
+
+class RequestCancelledError(SwitchError):
+    """An operator ended the request while it waited."""
+
+    code = "request_cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("an operator cancelled the request")
+
+
 # --- failures of the relay -----------------------------------------------------------------------------------
 
 

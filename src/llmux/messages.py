@@ -297,13 +297,15 @@ class StateChanged(Message, frozen=True, gc=False, tag=True):
 
 
 class SwitchStarted(Message, frozen=True, gc=False, tag=True):
-    """`from_model` is None for a cold start. `victims` are all models put to sleep for it."""
+    """`from_model` is None for a cold start. `victims` are all models put to sleep for it. `cause` says who wanted it:
+    ``demand`` (requests that wait) or ``operator``."""
 
     switch_id: int
     from_model: str | None
     to_model: str
     victims: tuple[str, ...]
     devices: tuple[str, ...]
+    cause: str = "demand"
 
 
 class SwitchDrained(Message, frozen=True, gc=False, tag=True):

@@ -100,6 +100,19 @@ class Snapshot(msgspec.Struct, frozen=True):
         return age is not None and age > STALLED_AFTER_SECS and not self.work_pending
 
     @property
+    def reasons(self) -> list[str]:
+        """Why it is not `ready`, in words; empty if it is."""
+        found = ["stopping"] if self.stopping else []
+        for device in self.devices:
+            if device.lost:
+                models = f" (it may be held by {', '.join(device.lost_models)})" if device.lost_models else ""
+                found.append(f"device lost: {device.name}{models}")
+        found += [f"overdue, and not heard of: {hook}" for hook in self.overdue]
+        if self.stalled and not self.overdue:
+            found.append("requests wait and nothing is under way for them")
+        return found
+
+    @property
     def ready(self) -> bool:
         """Whether new requests make sense: not stopping, not stalled, no device lost."""
         return not (self.stopping or self.stalled or self.lost_devices)

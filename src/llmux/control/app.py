@@ -20,9 +20,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from llmux.control import admin
+from llmux.control.admin import Orders, Sight
 from llmux.control.view import ControlView
 from llmux.errors import LlmuxError, ModelNotFoundError, NoModelError
-from llmux.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot, SwitchSnapshot
+from llmux.snapshot import DeviceSnapshot, ModelSnapshot, SwitchSnapshot
 from llmux.telemetry import CONTENT_TYPE, Telemetry
 from llmux.version import version
 from llmux.wire.errors import error_body
@@ -96,7 +98,7 @@ class _Handlers:
         snapshot = self._view.snapshot()
         readiness = _Readiness(
             ready=snapshot.ready,
-            reasons=_reasons(snapshot),
+            reasons=snapshot.reasons,
             oldest_waiter_secs=snapshot.oldest_waiter_age,
             last_event_secs=snapshot.seconds_since_last_event,
             switches=snapshot.switches,
@@ -106,7 +108,9 @@ class _Handlers:
         return _json(readiness, HTTPStatus.OK if snapshot.ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-def build_control(view: ControlView, telemetry: Telemetry) -> Starlette:
+def build_control(
+    view: ControlView, telemetry: Telemetry, *, sight: Sight | None = None, orders: Orders | None = None
+) -> Starlette:
     """The application. The `created` time of all models is the time of this call."""
     handlers = _Handlers(view, telemetry)
     routes = [
@@ -114,6 +118,8 @@ def build_control(view: ControlView, telemetry: Telemetry) -> Starlette:
         Route("/health", handlers.health),
         Route("/ready", handlers.ready),
     ]
+    if sight is not None and orders is not None:
+        routes += admin.routes(sight, orders)
     for prefix in ("/v1", ""):
         routes.append(Route(f"{prefix}/models", handlers.models))
         routes.append(Route(f"{prefix}/models/{{id:path}}", handlers.model))
@@ -123,18 +129,6 @@ def build_control(view: ControlView, telemetry: Telemetry) -> Starlette:
     )
     app.router.redirect_slashes = False
     return app
-
-
-def _reasons(snapshot: Snapshot) -> list[str]:
-    reasons = ["stopping"] if snapshot.stopping else []
-    for device in snapshot.devices:
-        if device.lost:
-            models = f" (it may be held by {', '.join(device.lost_models)})" if device.lost_models else ""
-            reasons.append(f"device lost: {device.name}{models}")
-    reasons += [f"overdue, and not heard of: {hook}" for hook in snapshot.overdue]
-    if snapshot.stalled and not snapshot.overdue:
-        reasons.append("requests wait and nothing is under way for them")
-    return reasons
 
 
 def _json(value: object, status: int = HTTPStatus.OK) -> Response:

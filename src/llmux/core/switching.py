@@ -51,8 +51,9 @@ class Switching:
             began=now,
             by_operator=by_operator,
         )
+        cause = "operator" if by_operator else "demand"
         self._ledger.out.append(
-            SwitchStarted(switch.switch_id, switch.from_model, target.name, plan.victims, plan.devices)
+            SwitchStarted(switch.switch_id, switch.from_model, target.name, plan.victims, plan.devices, cause)
         )
         self._open(switch, now)
 

@@ -1,0 +1,118 @@
+"""The shapes of what the admin API answers.
+
+Ages and durations are in seconds, times are Unix time in seconds, memory is in bytes (models, on the implicit device).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from llmux.messages import ModelState
+from llmux.snapshot import DeviceSnapshot, LostSnapshot, SwitchSnapshot
+from llmux.telemetry.history import HookRecord, StateRecord, SwitchRecord
+
+
+class ModelView(msgspec.Struct, frozen=True):
+    """A model. `wake_secs` and `sleep_secs` are moving averages, null until observed. `arrivals_per_sec` is a moving
+    average, too. `lost` is null unless the model is."""
+
+    name: str
+    state: ModelState
+    aliases: tuple[str, ...] = ()
+    waiting: int = 0
+    in_flight: int = 0
+    oldest_waiter_secs: float | None = None
+    devices: tuple[str, ...] = ()
+    wake_secs: float | None = None
+    sleep_secs: float | None = None
+    arrivals_per_sec: float = 0.0
+    lost: LostSnapshot | None = None
+
+
+class RequestView(msgspec.Struct, frozen=True):
+    """A request that waits (`granted` false) or is served; `age_secs` since it arrived."""
+
+    id: int
+    model: str
+    granted: bool
+    age_secs: float
+
+
+class Cost(msgspec.Struct, frozen=True, rename={"from_model": "from", "to_model": "to"}):
+    """A moving average of sleep plus wake time. `from` is null for a cold start."""
+
+    from_model: str | None
+    to_model: str
+    secs: float
+
+
+class State(msgspec.Struct, frozen=True):
+    """The whole at one moment. `reasons` says why llmux is not ready, and is empty when it is."""
+
+    version: str
+    started: float
+    now: float
+    ready: bool
+    reasons: list[str]
+    policy: str
+    oldest_waiter_secs: float | None
+    last_event_secs: float
+    switches: tuple[SwitchSnapshot, ...]
+    devices: tuple[DeviceSnapshot, ...]
+    models: list[ModelView]
+
+
+class Models(msgspec.Struct, frozen=True):
+    models: list[ModelView]
+
+
+class Devices(msgspec.Struct, frozen=True):
+    devices: tuple[DeviceSnapshot, ...]
+
+
+class Requests(msgspec.Struct, frozen=True):
+    """The oldest first."""
+
+    requests: list[RequestView]
+
+
+class Costs(msgspec.Struct, frozen=True):
+    costs: list[Cost]
+
+
+class Switches(msgspec.Struct, frozen=True):
+    """The newest first."""
+
+    switches: list[SwitchRecord]
+
+
+class HookRuns(msgspec.Struct, frozen=True):
+    """The newest first."""
+
+    hooks: list[HookRecord]
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """Who was in what state from when on, in the order in which it happened."""
+
+    states: list[StateRecord]
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The order was carried out, after `secs`."""
+
+    secs: float
+    done: bool = True
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """As all errors of llmux, in the shape that OpenAI's API has."""
+
+    error: ErrorDetail

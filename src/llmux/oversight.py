@@ -1,0 +1,153 @@
+"""What operators see and order by way of the control plane, taken from the driver and its core.
+
+Reads the core's books and changes nothing in them; orders go through the driver like everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import ClassVar
+
+from llmux.config import Config
+from llmux.control.admin.answers import Cost, ModelView, RequestView
+from llmux.control.view import ModelEntry
+from llmux.driver import Driver
+from llmux.errors import LlmuxError
+from llmux.hooks import HookResult
+from llmux.messages import Effect, Hook
+from llmux.snapshot import Snapshot
+from llmux.telemetry import Telemetry
+from llmux.telemetry.history import History
+
+
+class NothingToReloadError(LlmuxError):
+    """llmux was started without a file."""
+
+    status: ClassVar[int] = 409
+    code: ClassVar[str] = "nothing_to_reload"
+
+    def __init__(self) -> None:
+        super().__init__("llmux was started without a configuration file, so there is none to read again")
+
+
+class Sinks:
+    """Tells metrics and log, and the history, what happened."""
+
+    def __init__(self, telemetry: Telemetry, history: History) -> None:
+        self._telemetry = telemetry
+        self._history = history
+
+    def fact(self, now: float, effect: Effect) -> None:
+        self._history.fact(now, effect)
+        self._telemetry.fact(now, effect)
+
+    def hook_ended(self, model: str, hook: Hook, result: HookResult) -> None:
+        self._history.hook_ended(model, hook, result)
+        self._telemetry.hook_ended(model, hook, result)
+
+    def hook_output(self, model: str, hook: Hook, line: str) -> None:
+        self._history.hook_output(model, hook, line)
+        self._telemetry.hook_output(model, hook, line)
+
+
+class ClientView:
+    """What clients may know: `llmux.control.view.ControlView`."""
+
+    def __init__(self, config: Callable[[], Config], driver: Driver) -> None:
+        self._config = config
+        self._driver = driver
+
+    def models(self) -> Sequence[ModelEntry]:
+        return [ModelEntry(name, tuple(model.aliases)) for name, model in self._config().models.items()]
+
+    def snapshot(self) -> Snapshot:
+        return self._driver.snapshot()
+
+
+class Oversight:
+    """Implements `llmux.control.admin.ports`: what operators see and order.
+
+    Args:
+        config: called for what the configuration says now.
+        reload: reads the configuration file again; None where there is none.
+    """
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        driver: Driver,
+        history: History,
+        reload: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.history = history
+        self.reloader = reload
+        self._config = config
+        self._driver = driver
+
+    # --- what is asked -------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        return self._driver.snapshot()
+
+    def policy(self) -> str:
+        return self._driver.core.policy.name
+
+    def models(self) -> Sequence[ModelView]:
+        core, now, configured = self._driver.core, self._driver.now(), self._config().models
+        views = []
+        for one in self._driver.snapshot().models:
+            model = core.ledger.models[one.name]
+            views.append(
+                ModelView(
+                    name=one.name,
+                    state=one.state,
+                    aliases=tuple(configured[one.name].aliases) if one.name in configured else (),
+                    waiting=one.waiting,
+                    in_flight=one.in_flight,
+                    oldest_waiter_secs=one.oldest_waiter_age,
+                    devices=one.devices,
+                    wake_secs=core.costs.wake(one.name),
+                    sleep_secs=core.costs.sleep(one.name),
+                    arrivals_per_sec=model.arrival_rate(now),
+                    lost=one.lost,
+                )
+            )
+        return views
+
+    def requests(self) -> Sequence[RequestView]:
+        now = self._driver.now()
+        return [
+            RequestView(number, request.model.name, request.granted_at is not None, max(0.0, now - request.arrived))
+            for number, request in sorted(self._driver.core.ledger.requests.items())
+        ]
+
+    def costs(self) -> Sequence[Cost]:
+        costs = self._driver.core.costs
+        names = list(self._driver.core.ledger.models)
+        return [
+            Cost(from_model, to_model, seconds)
+            for from_model in (None, *names)
+            for to_model, seconds in costs.estimates_from(from_model).items()
+        ]
+
+    # --- what is ordered -----------------------------------------------------------------------------------------
+
+    async def switch(self, model: str) -> None:
+        await self._driver.switch(model)
+
+    async def sleep(self, model: str) -> None:
+        await self._driver.sleep(model)
+
+    async def free(self, model: str) -> None:
+        await self._driver.free(model)
+
+    async def look(self, model: str) -> None:
+        await self._driver.look(model)
+
+    def cancel(self, request_id: int) -> None:
+        self._driver.cancel(request_id)
+
+    async def reload(self) -> None:
+        if self.reloader is None:
+            raise NothingToReloadError
+        await self.reloader()

@@ -1,0 +1,218 @@
+"""The admin API of a whole llmux: real hooks, real sockets, and its own description held against it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+
+from llmux import Config, build_app
+from llmux.control.admin.operations import OPERATIONS, PREFIX, document
+from llmux.testing import SimulatedBackend
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def base(tmp_path: Path) -> AsyncIterator[str]:
+    """Two models of one backend, of which one cannot be woken, and a third with a slash in its name."""
+    async with SimulatedBackend(["good", "bad", "org/good"], tokens_per_second=20).serving() as (_, port):
+        hooks = {"sleep": "true", "alive": "false"}
+        config = Config.model_validate(
+            {
+                "models": {
+                    "good": {"port": port, "wake": "echo up; echo really", "aliases": ["gpt"], **hooks},
+                    "bad": {"port": port, "wake": "echo no memory >&2; exit 3", **hooks},
+                    "org/good": {"port": port, "wake": "true", **hooks},
+                }
+            }
+        )
+        app, _ = await build_app(config)
+        async with app.serving(port=0) as (host, bound):
+            yield f"http://{host}:{bound}"
+
+
+@pytest.fixture
+async def client(base: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=base, timeout=30) as made:
+        yield made
+
+
+async def get(client: httpx.AsyncClient, path: str) -> Any:
+    response = await client.get(PREFIX + path)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def post(client: httpx.AsyncClient, path: str, status: int = 200) -> Any:
+    response = await client.post(PREFIX + path)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+async def test_switching_and_what_is_told_of_it(client: httpx.AsyncClient) -> None:
+    assert (await post(client, "/models/gpt/switch"))["done"] is True  # an alias
+    state = await get(client, "/state")
+    assert state["ready"] is True
+    assert state["policy"]
+    assert {model["name"]: model["state"] for model in state["models"]} == {
+        "good": "awake", "bad": "asleep", "org/good": "asleep",
+    }  # fmt: skip
+    await post(client, "/models/org/good/switch")
+    assert (await get(client, "/models/org/good"))["state"] == "awake"
+    assert [device["used"] for device in (await get(client, "/devices"))["devices"]] == [1]
+    newest, oldest = (await get(client, "/switches"))["switches"]
+    assert (oldest["from"], oldest["to"], oldest["result"], oldest["cause"]) == (None, "good", "success", "operator")
+    assert (newest["from"], newest["to"], newest["victims"]) == ("good", "org/good", ["good"])
+    assert len((await get(client, "/switches?limit=1"))["switches"]) == 1
+    costs = {(cost["from"], cost["to"]) for cost in (await get(client, "/costs"))["costs"]}
+    assert costs == {(None, "good"), ("good", "org/good")}
+    await post(client, "/models/org%2Fgood/sleep")
+    assert (await get(client, "/models/org/good"))["state"] == "asleep"
+
+
+async def test_a_switch_that_clients_cause(client: httpx.AsyncClient) -> None:
+    question = {"model": "good", "messages": [{"role": "user", "content": "hi"}]}
+    assert (await client.post("/v1/chat/completions", json=question)).status_code == 200
+    (switch,) = (await get(client, "/switches"))["switches"]
+    assert switch["cause"] == "demand"
+
+
+async def test_an_order_that_fails_says_why(client: httpx.AsyncClient) -> None:
+    error = (await post(client, "/models/bad/switch", 503))["error"]
+    assert "exit code 3" in error["message"]
+    assert "no memory" not in error["message"]
+    (run,) = [run for run in (await get(client, "/hooks?model=bad"))["hooks"] if run["hook"] == "wake"]
+    assert (run["outcome"], run["exit_code"], run["output"].strip()) == ("failed", 3, "no memory")
+    (switch,) = (await get(client, "/switches"))["switches"]
+    assert switch["result"] == "failure"
+    assert "exit code 3" in switch["detail"]
+
+
+async def test_what_is_not_there(client: httpx.AsyncClient) -> None:
+    for path in (
+        "/models/none/switch",
+        "/models/none/sleep",
+        "/models/none/free",
+        "/models/none/look",
+        "/requests/99/cancel",
+    ):
+        assert (await post(client, path, 404))["error"]["type"] == "llmux_error"
+    assert (await client.get(f"{PREFIX}/models/none")).status_code == 404
+    assert (await client.get(f"{PREFIX}/hooks?model=none")).status_code == 404
+    for query in ("/switches?limit=0", "/switches?limit=many", "/timeline?since=nan"):
+        assert (await client.get(PREFIX + query)).status_code == 400
+    assert (await post(client, "/requests/many/cancel", 400))["error"]["param"] == "id"
+    assert (await post(client, "/reload", 409))["error"]["code"] == "nothing_to_reload"
+
+
+async def test_what_changes_something_is_post(client: httpx.AsyncClient) -> None:
+    for one in OPERATIONS:
+        path = PREFIX + one.path.format(model="good", id=1)
+        other = "POST" if one.method == "GET" else "GET"
+        assert (await client.request(other, path)).status_code in (404, 405), path
+    assert (await get(client, "/switches"))["switches"] == []
+
+
+async def test_cancelling_requests(client: httpx.AsyncClient) -> None:
+    question = {"model": "good", "messages": [], "stream": True, "max_tokens": 10}
+    async with client.stream("POST", "/v1/chat/completions", json=question) as response:
+        lines = response.aiter_lines()
+        await anext(lines)
+        (served,) = (await get(client, "/requests"))["requests"]
+        assert (served["model"], served["granted"]) == ("good", True)
+        other = asyncio.create_task(client.post("/v1/chat/completions", json={"model": "org/good", "messages": []}))
+        async with asyncio.timeout(20):
+            while len(waiting := (await get(client, "/requests"))["requests"]) < 2:
+                continue
+        await post(client, f"/requests/{waiting[1]['id']}/cancel")
+        assert (await other).json()["error"]["code"] == "request_cancelled"
+        await post(client, f"/requests/{served['id']}/cancel")
+        rest = await until_cut(lines)
+    assert "data: [DONE]" not in rest
+    assert any("an operator cancelled it" in line for line in rest)
+
+
+async def until_cut(lines: AsyncIterator[str]) -> list[str]:
+    """What comes until the connection is cut; fails if it ends cleanly."""
+    came = []
+    try:
+        async for line in lines:
+            came.append(line)
+    except httpx.RemoteProtocolError:
+        return came
+    raise AssertionError(f"a clean end after {came}")
+
+
+@asynccontextmanager
+async def listening(client: httpx.AsyncClient) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
+    async with client.stream("GET", f"{PREFIX}/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+
+        async def events() -> AsyncIterator[tuple[str, Any]]:
+            name = ""
+            async for line in response.aiter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
+
+        yield events()
+
+
+async def test_the_event_stream(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(30), listening(client) as events:
+        name, first = await anext(events)
+        assert (name, first["models"][0]["state"]) == ("status", "asleep")
+        order = asyncio.create_task(post(client, "/models/good/switch"))
+        seen: dict[str, list[Any]] = {}
+        while not {"hook", "hook_output", "status"} <= set(seen) or len(seen.get("switch", ())) < 2:
+            name, record = await anext(events)
+            seen.setdefault(name, []).append(record)
+        await order
+    assert [one["state"] for one in seen["state"]] == ["waking", "awake"]
+    assert [one["line"] for one in seen["hook_output"]] == ["up", "really"]
+    assert [one["result"] for one in seen["switch"]] == [None, "success"]
+    timeline = (await get(client, "/timeline"))["states"]
+    assert [one["state"] for one in timeline if one["model"] == "good"][-3:] == ["asleep", "waking", "awake"]
+
+
+# --- the description -------------------------------------------------------------------------------------------------
+
+
+def test_every_operation_is_described_once() -> None:
+    described = document("1")
+    ids = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]
+    assert sorted(ids) == sorted(one.name for one in OPERATIONS)
+    assert len(ids) == len(set(ids))
+
+
+async def test_the_api_is_as_it_describes_itself(client: httpx.AsyncClient, base: str) -> None:
+    """Schemathesis asks all sorts of things, and holds every answer against the description."""
+    described = await get(client, "/openapi.json")
+    del described["paths"][f"{PREFIX}/events"]  # it never ends
+    await asyncio.to_thread(explore, schemathesis.openapi.from_dict(described), base)
+
+
+def explore(schema: Any, base: str) -> None:
+    asked: set[str] = set()
+    for result in schema.get_all_operations():
+        operation = result.ok()
+
+        @given(case=operation.as_strategy())
+        @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        def ask(case: Any) -> None:
+            case.call_and_validate(base_url=base)
+            asked.add(case.operation.label)
+
+        ask()
+    assert len(asked) == len(OPERATIONS) - 1
