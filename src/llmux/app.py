@@ -11,11 +11,14 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 
 from llmux import control
-from llmux.config import Config
+from llmux.access import Access
+from llmux.certificates import Certificate
+from llmux.config import Config, secret_variables
 from llmux.control.view import ModelEntry
 from llmux.core import Core, CoreSettings
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
+from llmux.exposure import Exposure, Keeper, expose, watched_files
 from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import Hook, OnExit
@@ -61,11 +64,11 @@ class _ControlView:
 class App:
     """One llmux. Made by `build_app`; serves while `serving` lasts, once."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, exposure: Exposure) -> None:
         self.config = config
         ports = {name: model.port for name, model in config.models.items() if model.port is not None}
         self._telemetry = Telemetry(config.models, request_timeout_secs=config.policy.request_timeout_secs)
-        self._hooks = HookRunner(on_output=self._telemetry.hook_output)
+        self._hooks = HookRunner(on_output=self._telemetry.hook_output, withheld=secret_variables(config))
         policy = load_policy(config.policy.name, config.policy.arguments())
         settings = core_settings(config)
         self._recorder = recorder(config, settings)
@@ -82,6 +85,7 @@ class App:
             sink=self._telemetry,
             recorder=self._recorder,
         )
+        certificate = None if exposure.certificate is None else Certificate(exposure.certificate)
         self._gateway = Gateway(
             scheduler=self._driver,
             backends={name: Backend(name, model.address, model.send_model_as) for name, model in config.models.items()},
@@ -90,7 +94,10 @@ class App:
                 max_body_bytes=config.max_body_bytes, timeouts=Timeouts(**config.timeouts_secs.model_dump())
             ),
             observer=self._telemetry,
+            access=exposure.access,
+            tls=None if certificate is None else certificate.context,
         )
+        self._keeper = Keeper(config, certificate, self._let_in)
         self._driver.backends = self._gateway
         self.switcher = Switcher(self._driver, ports)
         self._stopping: asyncio.Task[None] | None = None
@@ -117,7 +124,10 @@ class App:
         # The control plane first: whoever connects early must find it.
         async with (
             self._recording(),
-            control.control_server(lambda: control.build_control(view, self._telemetry)) as address,
+            control.control_server(
+                lambda: control.build_control(view, self._telemetry, lambda: self._gateway.access)
+            ) as address,
+            self._keeping(),
         ):
             self._gateway.control = address
             try:
@@ -147,6 +157,23 @@ class App:
         finally:
             await asyncio.to_thread(self._recorder.close)
 
+    @contextlib.asynccontextmanager
+    async def _keeping(self) -> AsyncIterator[None]:
+        """Look after the files with keys and certificates, if there are some."""
+        if not watched_files(self.config):
+            yield
+            return
+        keeping = asyncio.create_task(self._keeper.keep(), name="llmux-keeper")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeping
+
+    def _let_in(self, access: Access) -> None:
+        self._gateway.access = access
+
     async def stop(self) -> None:
         """Stop accepting, refuse what waits, let what is in flight end within ``shutdown_grace_secs``, see that no
         hook runs any more, and leave the models as ``on_exit`` says. Calling it again waits for the same end."""
@@ -172,7 +199,8 @@ async def build_app(config: Config) -> tuple[App, Switcher]:
     """Put an llmux together; must be called on the event loop that it will serve on. Runs no hook.
 
     Raises:
+        ConfigError: a key or a certificate that the configuration names cannot be read or used.
         ValueError: the configuration's policy cannot be made.
     """
-    app = App(config)
+    app = App(config, await asyncio.to_thread(expose, config))
     return app, app.switcher

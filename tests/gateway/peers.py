@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import h11
 
+from llmux.access import Access
 from llmux.addresses import BackendAddress
 from llmux.errors import LlmuxError
 from llmux.gateway import Backend, Gateway, GatewaySettings
@@ -442,6 +443,8 @@ async def rig(
     address: BackendAddress | None = None,
     others: Mapping[str, Backend] | None = None,
     control: BackendAddress | None = None,
+    access: Access | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Rig]:
     """A gateway with the model `m` behind `backend`. At the end everything must be given back: grants, waiters,
     buffered bytes, connections on both sides."""
@@ -459,6 +462,8 @@ async def rig(
         control=control,
         settings=settings or GatewaySettings(),
         observer=observer,
+        access=access,
+        tls=tls,
     )
     await gateway.start("127.0.0.1", 0)
     made = Rig(gateway, scheduler, observer, backend, gateway.addresses[0][1])

@@ -17,6 +17,7 @@ import termios
 from typing import Final, cast
 
 from llmux.errors import LlmuxError, RequestTimeoutError
+from llmux.gateway.access import check_body_may_come
 from llmux.gateway.exchange import Exchange
 from llmux.gateway.shared import Shared
 from llmux.wire.heads import CONTINUE, error_response
@@ -172,6 +173,8 @@ class ClientConnection(asyncio.Protocol):
                     self._shared.hold(held - self._held)
                     self._held = held
                 if not reader.complete:
+                    if reader.in_body and self._phase != _BODY:
+                        check_body_may_come(self._shared.access, request)
                     break
                 self._phase = _BUSY
                 self._backlog = data
@@ -226,8 +229,8 @@ class ClientConnection(asyncio.Protocol):
         self._phase = _CLOSING
         self.deadline = self._shared.loop.time() + LINGER_SECONDS
         self._resume_reading()
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
+        if self._transport is not None and not self._transport.is_closing() and self._transport.can_write_eof():
+            self._transport.write_eof()  # TLS cannot: there, only what is read tells the client that this is the end
 
     def _let_go(self) -> None:
         """Forget what was read."""
@@ -255,7 +258,11 @@ class ClientConnection(asyncio.Protocol):
         client.set_write_buffer_limits(high=0)
         peer = client.get_extra_info("peername")
         if isinstance(peer, tuple):
-            self.forwarded = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % str(peer[0]).encode("latin-1")
+            scheme = b"http" if client.get_extra_info("sslcontext") is None else b"https"
+            self.forwarded = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (
+                str(peer[0]).encode("latin-1"),
+                scheme,
+            )
         self._shared.client_opened(self)
         self.deadline = self._shared.loop.time() + self._shared.seconds.keep_alive
         if self._shared.stopping:

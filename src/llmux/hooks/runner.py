@@ -9,7 +9,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,7 @@ class HookRunner:
             what it raises goes to the loop's exception handler.
         lines_per_second: at most so many lines of one stream of one run reach `on_output`; how many were left out is
             told in a line of its own.
+        withheld: variables of llmux's own environment that hooks do not get.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class HookRunner:
         tail_bytes: int = 64 * 1024,
         on_output: OutputObserver | None = None,
         lines_per_second: int = 100,
+        withheld: Set[str] = frozenset(),
     ) -> None:
         self._grace = grace
         self._tail_bytes = tail_bytes
         self._on_output = on_output
         self._lines_per_second = lines_per_second
+        self._withheld = withheld
         self._token = secrets.token_hex(8)
         self._running: dict[int, Run | None] = {}  # None: could not be started, which is about to be reported
         self._background: set[Run] = set()
@@ -105,7 +108,8 @@ class HookRunner:
             asyncio.get_running_loop().call_soon(self._over, run_id, on_end, result)
             return
         try:
-            environment = {**os.environ, **spec.env, **variables}
+            inherited = {name: value for name, value in os.environ.items() if name not in self._withheld}
+            environment = {**inherited, **spec.env, **variables}
             environment |= {"LLMUX_MODEL": model, "LLMUX_HOOK": hook.value, RUN_ID_VARIABLE: marker}
             pid, stdout, stderr = spawn(shell_command(spec.script, spec.cwd), environment)
         except Exception as error:  # whatever it was, the hook did not run, and its model's waiters must hear of it
