@@ -168,7 +168,7 @@ class FakeBackend:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for connection in self.connections:
+        for connection in self.live:
             connection.transport.abort()
         for connection in self.connections:
             await connection.lost.wait()
@@ -382,7 +382,7 @@ class RawClient:
 
     async def close(self) -> None:
         self.writer.close()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
             await self.writer.wait_closed()
 
 

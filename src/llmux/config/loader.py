@@ -59,7 +59,8 @@ def load(path: Path) -> Config:
     problems = [(dotted(place), line, _discreet(place, message)) for place, line, message in unplaced]
     unread = {place for place, _, _ in unplaced if root.find(place).value is None}
     for place, message in errors:
-        if place not in unread:
+        # Of a key whose source could not be read it would be said, too, that it has none.
+        if place not in unread and not (is_secret_place(place) and any(one[:-1] == place for one in unread)):
             problems.append((dotted(place), root.find(place).line, message))
     if problems or config is None:
         raise ConfigError(source, sorted(problems, key=lambda problem: problem[1] or 0))

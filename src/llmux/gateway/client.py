@@ -255,13 +255,15 @@ class ClientConnection(asyncio.Protocol):
         self._transport = client = cast(asyncio.Transport, transport)
         # Writes go to the kernel at once; what does not fit pauses this protocol until all of it has left. So
         # `write_paused` is exactly "not all has left", and no more than one read of a backend is ever held.
-        client.set_write_buffer_limits(high=0)
+        tls = client.get_extra_info("sslcontext") is not None
+        # To asyncio's and uvloop's TLS, 0 would mean that nothing at all is too much already, and no byte ever to
+        # resume for. They also pass up to 64 KiB on to a transport below, and that does not count as held.
+        client.set_write_buffer_limits(high=1 if tls else 0, low=0)
         peer = client.get_extra_info("peername")
         if isinstance(peer, tuple):
-            scheme = b"http" if client.get_extra_info("sslcontext") is None else b"https"
             self.forwarded = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (
                 str(peer[0]).encode("latin-1"),
-                scheme,
+                b"https" if tls else b"http",
             )
         self._shared.client_opened(self)
         self.deadline = self._shared.loop.time() + self._shared.seconds.keep_alive
