@@ -13,7 +13,7 @@ import trustme
 
 from llmux.access import Access
 from llmux.certificates import Certificate
-from llmux.config import Config, ModelConfig
+from llmux.config import Config, KeyConfig, ModelConfig, TlsConfig
 from llmux.errors import ConfigError
 from llmux.exposure import Exposure, Keeper, expose
 
@@ -28,8 +28,8 @@ class World:
         self.secret.write_text("first-key-0123456789")
         self.config = Config(
             models={"m": ModelConfig(port=1, wake="w", sleep="s", alive="a")},
-            api_keys={"a": {"file": str(self.secret)}},
-            tls={"cert": str(self.cert), "key": str(self.key)},
+            api_keys={"a": KeyConfig(file=str(self.secret))},
+            tls=TlsConfig(cert=str(self.cert), key=str(self.key)),
         )
         self.exposure: Exposure = expose(self.config)
         assert self.exposure.certificate is not None

@@ -21,6 +21,10 @@ CANARY = "sk-canary-0123456789"
 DIGEST = hashlib.sha256(CANARY.encode()).hexdigest()
 
 
+def made(**keywords: Any) -> Config:
+    return Config.model_validate({"models": two_models(), **keywords})
+
+
 def load(folder: Path, text: str) -> Config:
     path = folder / "config.yaml"
     path.write_text(MODELS + text)
@@ -69,7 +73,7 @@ def test_keys_from_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_the_models_of_a_key(patterns: list[str] | None, models: set[str] | None) -> None:
-    config = Config(models=two_models(), api_keys={"k": {"sha256": DIGEST, "models": patterns}})
+    config = made(api_keys={"k": {"sha256": DIGEST, "models": patterns}})
     (key,) = read_secrets(config).api_keys
     assert key.models == models
 
@@ -83,8 +87,8 @@ def two_models() -> dict[str, ModelConfig]:
 
 def test_brackets_in_a_models_name_mean_themselves() -> None:
     model = ModelConfig(port=1, wake="w", sleep="s", alive="a")
-    config = Config(models={"a[1]": model, "a1": model}, api_keys={"k": {"sha256": DIGEST, "models": ["a[1]*"]}})
-    assert read_secrets(config).api_keys[0].models == {"a[1]"}
+    config = made(models={"a[1]": model, "a1": model}, api_keys={"k": {"sha256": DIGEST, "models": ["a[1]*"]}})
+    assert read_secrets(config).api_keys[0].models == frozenset({"a[1]"})
 
 
 ORIGIN = "must be an origin such as https://chat.example.com, without a path; * for any; or null"
@@ -150,13 +154,13 @@ def test_what_a_key_names_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_key_that_can_be_guessed_is_warned_of() -> None:
-    config = Config(models=two_models(), api_keys={"a": {"key": "hunter2"}, "b": {"key": CANARY}})
+    config = made(api_keys={"a": {"key": "hunter2"}, "b": {"key": CANARY}})
     assert read_secrets(config).warnings == ("api_keys.a is a key of fewer than 16 characters: it can be guessed",)
 
 
 @pytest.mark.fault(69)
 def test_a_configuration_never_shows_a_key() -> None:
-    config = Config(models=two_models(), api_keys={"a": {"key": CANARY}}, admin_keys={"b": {"key": CANARY + "2"}})
+    config = made(api_keys={"a": {"key": CANARY}}, admin_keys={"b": {"key": CANARY + "2"}})
     shown = repr(config) + str(config) + str(config.model_dump()) + config.model_dump_json()
     assert CANARY not in shown
     bad: list[dict[str, Any]] = [
@@ -166,7 +170,7 @@ def test_a_configuration_never_shows_a_key() -> None:
     ]
     for keywords in bad:
         with pytest.raises(ValidationError) as raised:
-            Config(models=two_models(), **keywords)
+            made(**keywords)
         assert CANARY not in str(raised.value), keywords
 
 
@@ -184,5 +188,5 @@ def test_a_configuration_never_shows_a_key() -> None:
 def test_who_gets_authorization(top: bool, own: bool | None, keys: bool, forwards: bool) -> None:
     model = ModelConfig(port=1, wake="w", sleep="s", alive="a", forward_authorization=own)
     given = {"api_keys": {"a": {"sha256": DIGEST}}} if keys else {}
-    config = Config(models={"m": model}, forward_authorization=top, **given)
+    config = made(models={"m": model}, forward_authorization=top, **given)
     assert config.forwards_authorization("m") is forwards

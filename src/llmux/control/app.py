@@ -74,6 +74,7 @@ class _Handlers:
         self._view = view
         self._telemetry = telemetry
         self._started = int(time.time())
+        self._version = version()  # reads files, which no request should
 
     async def models(self, request: Request) -> Response:
         key: Key | None = request.scope[KEY]
@@ -97,7 +98,7 @@ class _Handlers:
         return Response(body, media_type=CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:
-        return _json(_Health(version()))
+        return _json(_Health(self._version))
 
     async def ready(self, request: Request) -> Response:
         snapshot = self._view.snapshot()
