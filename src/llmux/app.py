@@ -18,7 +18,7 @@ from llmux.control.view import ModelEntry
 from llmux.core import Core, CoreSettings
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
-from llmux.exposure import Exposure, Keeper, expose, watched_files
+from llmux.exposure import Exposure, Keeper, expose
 from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import Hook, OnExit
@@ -159,10 +159,7 @@ class App:
 
     @contextlib.asynccontextmanager
     async def _keeping(self) -> AsyncIterator[None]:
-        """Look after the files with keys and certificates, if there are some."""
-        if not watched_files(self.config):
-            yield
-            return
+        """Look after the files with keys and certificates."""
         keeping = asyncio.create_task(self._keeper.keep(), name="llmux-keeper")
         try:
             yield

@@ -19,7 +19,6 @@ from llmux import logs
 from llmux.access import Access, Hosts, Key, Keyring, Origins
 from llmux.certificates import Certificate, CertificateError, load_certificate
 from llmux.config import Config, FoundKey, Secrets, read_secrets, secret_files
-from llmux.errors import ConfigError
 
 LOOK_SECONDS: Final = 5.0
 """How often files with keys and certificates are looked at. Not with inotify: it does not see what happens on network
@@ -92,9 +91,11 @@ class Keeper:
         self._seen: Signature | None = None  # as they were at the last look
 
     def adopt(self, config: Config, exposure: Exposure) -> None:
-        """Go by another configuration from now on, which was read just now."""
+        """Go by another configuration from now on, which was read just now: the next request and the next handshake do.
+
+        Listeners stay as they are: from plain HTTP to TLS, or back, is a restart."""
         self._config = config
-        self._read = None
+        self._read = self._seen = None
         self._apply(exposure.access)
         if self._certificate is not None and exposure.certificate is not None:
             self._certificate.exchange(exposure.certificate)
@@ -109,6 +110,9 @@ class Keeper:
         """Look once. What has changed is read once it has stayed the same from one look to the next: a certificate and
         its key are two files, and are seldom put there at the same moment."""
         files = watched_files(self._config)
+        if not files:
+            self._read = self._seen = ()
+            return
         now = await asyncio.to_thread(_signature, files)
         if self._read is None:
             self._read = now
@@ -122,6 +126,8 @@ class Keeper:
     async def _renew_keys(self) -> None:
         config = self._config
         secrets = await asyncio.to_thread(read_secrets, config)
+        if config is not self._config:
+            return  # another one was adopted meanwhile
         if secrets.faults:
             log.error("keys_not_reloaded", error=str(config.error(secrets.faults)))
             return
@@ -129,14 +135,17 @@ class Keeper:
         log.info("keys_reloaded", api_keys=len(secrets.api_keys), admin_keys=len(secrets.admin_keys))
 
     async def _renew_certificate(self) -> None:
-        files = self._config.tls_files
+        config = self._config
+        files = config.tls_files
         if files is None or self._certificate is None:
             return
         try:
-            self._certificate.exchange(await asyncio.to_thread(load_certificate, *files))
+            loaded = await asyncio.to_thread(load_certificate, *files)
         except CertificateError as error:
             log.error("certificate_not_reloaded", error=str(error))
-        else:
+            return
+        if config is self._config:
+            self._certificate.exchange(loaded)
             log.info("certificate_reloaded", cert=str(files[0]))
 
 
@@ -155,6 +164,3 @@ def _state(path: Path) -> tuple[int, int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-__all__ = ["ConfigError", "Exposure", "Keeper", "access_of", "expose", "watched_files"]

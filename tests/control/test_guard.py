@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from llmux.access import Access, Key, Keyring, digest_of
-from llmux.control import build_control
+from llmux.control import build_control, control_server
 from llmux.control.guard import admitted
 from llmux.errors import InvalidKeyError, NotLocalError
 from llmux.telemetry import Telemetry
 from tests.control.test_control import View, client_of
+from tests.gateway.peers import chat, get, rig
 
 pytestmark = pytest.mark.anyio
 
@@ -120,3 +124,35 @@ def test_and_no_other(peer: bytes, host: bytes) -> None:
 def test_with_admin_keys_not_even_this_machine_needs_none() -> None:
     with pytest.raises(InvalidKeyError):
         asked("/admin", b"127.0.0.1", b"localhost", ACCESS)
+
+
+SPELLINGS = [
+    b"/admin/secret", b"/admin", b"//admin/secret", b"/%61dmin/secret", b"/ADMIN/secret", b"/admin%2fsecret",
+    b"/admin//secret", b"/./admin/secret", b"/ui/../admin/secret", b"/ui/%2e%2e/admin/secret", b"/ui/..%2fadmin/secret",
+    b"/v1/models/../../admin/secret", b"/v1/models/%2e%2e/%2e%2e/admin/secret", b"/health/../admin/secret",
+    b"/admin;x/secret", b"/admin\\secret", b"/upstream/../admin/secret", b"/upstream/m/../../admin/secret",
+    b"/admin/secret?model=m", b"/admin/secret/", b"/ui/admin/secret", b"/%2fadmin/secret", b"/admin/%00secret",
+    b"/ui/../../../../../../etc/passwd", b"/ui/%2e%2e%2f%2e%2e%2fetc/passwd", b"/ui/....//....//etc/passwd",
+]  # fmt: skip
+
+
+@pytest.mark.fault(63, 70)
+async def test_other_spellings_of_a_path_open_nothing() -> None:
+    """Through the gateway, as bytes, to a route that is really there."""
+
+    async def secret(request: Request) -> Response:
+        return PlainTextResponse("root: a secret")
+
+    app = build_control(View(), Telemetry(["small"]), lambda: ACCESS)
+    app.router.routes.append(Route("/admin/secret", secret, methods=["GET", "POST"]))
+    async with control_server(lambda: app) as address, rig(control=address) as world:
+        for path in SPELLINGS:
+            for request in (get(path), chat(b'{"model": "m"}', path=path), get(path, b"x-api-key: " + API.encode())):
+                if path.startswith(b"/upstream/m/"):
+                    continue  # the model's, whatever follows
+                answer = await world.ask(request)
+                assert b"root:" not in answer.body, path
+                assert answer.status in (200, 400, 401, 403, 404, 405), path
+                assert answer.status != 200 or answer.body == b"{}", path  # the model that the body names
+        answer = await world.ask(get(b"/admin/secret", b"x-api-key: " + ADMIN.encode()))
+        assert (answer.status, answer.body) == (200, b"root: a secret")

@@ -53,7 +53,7 @@ KEYS = {
     "api_keys": {"alice": {"env": "ALICE_KEY"}, "bob": {"file": "bob", "models": ["beta*"]}, "ci": {"key": CI}},
     "admin_keys": {"ops": {"env": "OPS_KEY"}},
 }
-VARIABLES = {"ALICE_KEY": ALICE, "OPS_KEY": OPS}
+VARIABLES: dict[str, Any] = {"ALICE_KEY": ALICE, "OPS_KEY": OPS}
 
 
 @contextlib.asynccontextmanager
