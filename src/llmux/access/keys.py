@@ -16,11 +16,9 @@ from typing import Final
 
 from llmux.errors import BadRequestError
 
-AUTHORIZATION: Final = b"authorization"
-"""``Authorization: Bearer <key>``, as OpenAI's clients send it (RFC 6750, section 2.1)."""
-
-X_API_KEY: Final = b"x-api-key"
-"""``x-api-key: <key>``, as Anthropic's clients send it."""
+CREDENTIAL_FIELDS: Final = frozenset({b"authorization", b"x-api-key"})
+"""``Authorization: Bearer <key>``, as OpenAI's clients send it (RFC 6750, section 2.1), and ``x-api-key: <key>``, as
+Anthropic's do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +84,26 @@ def presented_keys(lines: Sequence[bytes]) -> list[bytes]:
     Raises:
         BadRequestError: a field is there twice; which one counts would be a matter of taste.
     """
-    shown: list[bytes] = []
-    seen: set[bytes] = set()
-    for line in lines:
-        name, _, value = line.partition(b":")
-        name = name.strip().lower()
-        if name in seen:
+    if len(lines) > 1:
+        names = [line.partition(b":")[0].lower() for line in lines]
+        if len(set(names)) < len(names):
             raise BadRequestError("malformed request: a field with a key is there twice")
-        seen.add(name)
-        value = value.strip()
-        if name == AUTHORIZATION:
-            scheme, _, value = value.partition(b" ")
-            if scheme.lower() != b"bearer":
-                continue
-            value = value.strip()
-        elif name != X_API_KEY:
-            continue
-        if value:
-            shown.append(value)
-    return shown
+    return [key for line in lines if (key := _shown(line))]
+
+
+def _shown(line: bytes) -> bytes:
+    """The key that a header line shows; empty if it shows none."""
+    name, _, value = line.partition(b":")
+    value = value.strip()
+    match name.lower():
+        case b"x-api-key":
+            return value
+        case b"authorization" if value[:7].lower() == b"bearer ":
+            return value[7:].strip()
+        case _:
+            return b""
 
 
 def is_credential(name: bytes) -> bool:
     """Is `name`, in lower case, a field that shows a key?"""
-    return name in (AUTHORIZATION, X_API_KEY)
+    return name in CREDENTIAL_FIELDS

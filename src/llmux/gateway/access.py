@@ -7,6 +7,7 @@ keys. What of the control plane needs a key is for `llmux.control.guard` to say.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from llmux import logs
@@ -94,8 +95,9 @@ def check_model(access: Access, request: Request, key: Key | None, model: str) -
         _log(request, error, key)
         raise error
     if request.credentials and (access.keys or access.admin_keys):
-        ours = bool(access.keys) and model not in access.forward_to
-        dropped = {line for line in request.credentials if ours or access.admin_keys.find(presented_keys((line,)))}
+        dropped: Collection[bytes] = request.credentials
+        if not access.keys or model in access.forward_to:
+            dropped = [line for line in dropped if access.admin_keys.find(presented_keys((line,)))]
         if dropped:
             request.lines = [line for line in request.lines if line not in dropped]
 
