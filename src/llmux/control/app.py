@@ -31,6 +31,8 @@ from llmux.telemetry import CONTENT_TYPE, Telemetry
 from llmux.version import version
 from llmux.wire.errors import error_body
 
+_VERSION = version()  # here, as it reads files, which no request should
+
 
 class MethodNotAllowedError(LlmuxError):
     """The path is one of the control plane's, the method is not."""
@@ -74,7 +76,6 @@ class _Handlers:
         self._view = view
         self._telemetry = telemetry
         self._started = int(time.time())
-        self._version = version()  # reads files, which no request should
 
     async def models(self, request: Request) -> Response:
         key: Key | None = request.scope[KEY]
@@ -98,7 +99,7 @@ class _Handlers:
         return Response(body, media_type=CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:
-        return _json(_Health(self._version))
+        return _json(_Health(_VERSION))
 
     async def ready(self, request: Request) -> Response:
         snapshot = self._view.snapshot()
