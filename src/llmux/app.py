@@ -11,10 +11,13 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 
 from llmux import control
-from llmux.config import Config, ModelConfig
+from llmux.access import Access
+from llmux.certificates import Certificate
+from llmux.config import Config, ModelConfig, secret_variables
 from llmux.core import Core, CoreSettings
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
+from llmux.exposure import Exposure, Keeper, expose
 from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import SCRIPTS, Hook, OnExit
@@ -67,13 +70,17 @@ def recorder(config: Config, settings: CoreSettings) -> Recorder | None:
 class App:
     """One llmux. Made by `build_app`; serves while `serving` lasts, once."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, exposure: Exposure) -> None:
         self.config = config
         ports = {name: model.port for name, model in config.models.items() if model.port is not None}
         self._telemetry = Telemetry(config.models, request_timeout_secs=config.policy.request_timeout_secs)
         self._history = History(config.models)
         sinks = Sinks(self._telemetry, self._history)
-        self._hooks = HookRunner(on_output=sinks.hook_output, on_held=self._telemetry.hook_output_held)
+        self._hooks = HookRunner(
+            on_output=sinks.hook_output,
+            on_held=self._telemetry.hook_output_held,
+            withheld=secret_variables(config),
+        )
         policy = load_policy(config.policy.name, config.policy.arguments())
         settings = core_settings(config)
         self._recorder = recorder(config, settings)
@@ -86,6 +93,7 @@ class App:
             sink=sinks,
             recorder=self._recorder,
         )
+        certificate = None if exposure.certificate is None else Certificate(exposure.certificate)
         self._gateway = Gateway(
             scheduler=self._driver,
             backends={name: backend(name, model) for name, model in config.models.items()},
@@ -94,7 +102,10 @@ class App:
                 max_body_bytes=config.max_body_bytes, timeouts=Timeouts(**config.timeouts_secs.model_dump())
             ),
             observer=self._telemetry,
+            access=exposure.access,
+            tls=None if certificate is None else certificate.context,
         )
+        self._keeper = Keeper(config, certificate, self._let_in)
         self._driver.backends = self._gateway
         self.oversight = Oversight(lambda: self.config, self._driver, self._history)
         self.switcher = Switcher(self._driver, ports)
@@ -123,8 +134,15 @@ class App:
         async with (
             self._recording(),
             control.control_server(
-                lambda: control.build_control(view, self._telemetry, sight=self.oversight, orders=self.oversight)
+                lambda: control.build_control(
+                    view,
+                    self._telemetry,
+                    lambda: self._gateway.access,
+                    sight=self.oversight,
+                    orders=self.oversight,
+                )
             ) as address,
+            self._keeping(),
         ):
             self._gateway.control = address
             try:
@@ -154,6 +172,20 @@ class App:
         finally:
             await asyncio.to_thread(self._recorder.close)
 
+    @contextlib.asynccontextmanager
+    async def _keeping(self) -> AsyncIterator[None]:
+        """Look after the files with keys and certificates."""
+        keeping = asyncio.create_task(self._keeper.keep(), name="llmux-keeper")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeping
+
+    def _let_in(self, access: Access) -> None:
+        self._gateway.access = access
+
     async def stop(self) -> None:
         """Stop accepting, refuse what waits, let what is in flight end within ``shutdown_grace_secs``, see that no
         hook runs any more, and leave the models as ``on_exit`` says. Calling it again waits for the same end."""
@@ -179,7 +211,8 @@ async def build_app(config: Config) -> tuple[App, Switcher]:
     """Put an llmux together; must be called on the event loop that it will serve on. Runs no hook.
 
     Raises:
+        ConfigError: a key or a certificate that the configuration names cannot be read or used.
         ValueError: the configuration's policy cannot be made.
     """
-    app = App(config)
+    app = App(config, await asyncio.to_thread(expose, config))
     return app, app.switcher

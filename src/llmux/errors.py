@@ -153,6 +153,42 @@ class BadRequestError(LlmuxError):
     code = "invalid_request"
 
 
+class InvalidKeyError(LlmuxError):
+    """A key is needed, and none was shown, or none of those that there are."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class ModelNotAllowedError(LlmuxError):
+    """The key does not open this model."""
+
+    status = 403
+    code = "model_not_allowed"
+    param = "model"
+
+
+class HostNotAllowedError(LlmuxError):
+    """The request is for a name that llmux does not answer to: see `llmux.access.hosts`."""
+
+    status = 403
+    code = "host_not_allowed"
+
+
+class OriginNotAllowedError(LlmuxError):
+    """A page of another site made a browser send this request: see `llmux.access.browsers`."""
+
+    status = 403
+    code = "origin_not_allowed"
+
+
+class NotLocalError(LlmuxError):
+    """The admin API has no keys, so that only this machine may use it."""
+
+    status = 403
+    code = "admin_not_local"
+
+
 class NoModelError(LlmuxError):
     """Neither body, path nor query names a model."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ import uvloop
 from llmux import logs
 from llmux.config import Config
 from llmux.errors import ConfigError
+from llmux.exposure import expose
 from llmux.version import version
 
 BACKLOG = 1024
@@ -51,13 +53,16 @@ def serve(
 
     Raises:
         StartError: the address cannot be bound, or a resource is missing.
-        ConfigError: the configuration names a policy that cannot be made.
+        ConfigError: the configuration names a policy that cannot be made, or a key or certificate that cannot be used.
     """
-    sockets = bind(config.host if host is None else host, config.port if port is None else port)
+    if host is not None:
+        config = config.model_copy(update={"host": host})
+    exposure = expose(config)  # to find out what is missing before anything is bound; `build_app` reads it once more
+    sockets = bind(config.host, config.port if port is None else port)
     logs.configure(log_level, log_format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, sockets))
+            return runner.run(_serve(config, sockets, exposure.warnings))
     finally:
         for sock in sockets:
             sock.close()
@@ -110,7 +115,7 @@ def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) 
     return sock
 
 
-async def _serve(config: Config, sockets: Sequence[socket.socket]) -> int:
+async def _serve(config: Config, sockets: Sequence[socket.socket], warnings: Sequence[str]) -> int:
     # After the binding, which should not have to wait until all of llmux is imported.
     from llmux.app import build_app
 
@@ -118,7 +123,7 @@ async def _serve(config: Config, sockets: Sequence[socket.socket]) -> int:
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, signals.put_nowait, number)
-    for warning in config.warnings:
+    for warning in (*config.warnings, *warnings):
         log.warning("config_warning", message=warning)
     try:
         app, _ = await build_app(config)
@@ -129,10 +134,14 @@ async def _serve(config: Config, sockets: Sequence[socket.socket]) -> int:
             address = await stack.enter_async_context(app.serving(sockets=sockets))
         except OSError as error:
             raise StartError(f"cannot start: {error}") from error
-        url = f"http://{_netloc(*address[:2])}"
+        url = f"{'http' if config.tls is None else 'https'}://{_netloc(*address[:2])}"
         log.info("listening", url=url, models=", ".join(config.models), version=version())
-        if any(sock.getsockname()[0] in ("0.0.0.0", "::") for sock in sockets):  # noqa: S104  looked for, not bound
-            log.warning("public_bind", message="whoever reaches this machine may use all models: there is no key")
+        if not config.api_keys and any(_is_public(sock.getsockname()[0]) for sock in sockets):
+            log.warning(
+                "public_bind",
+                message="other machines can reach this port, and whoever does may use all models: set `api_keys`, or "
+                "`host: 127.0.0.1`",
+            )
 
         log.info("stopping", signal=(await signals.get()).name, grace_secs=config.shutdown_grace_secs)
         stopping = asyncio.create_task(app.stop())
@@ -157,6 +166,10 @@ async def _serve(config: Config, sockets: Sequence[socket.socket]) -> int:
 def _exit(status: int) -> None:
     logs.flush()
     os._exit(status)
+
+
+def _is_public(address: str) -> bool:
+    return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _netloc(host: str, port: int) -> str:

@@ -13,7 +13,10 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ALL_DOCUMENTS = [*DOCUMENTS, *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"))]
+ALL_DOCUMENTS = [
+    *DOCUMENTS,
+    *(ROOT / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "THREAT_MODEL.md")),
+]
 
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 _NAME = re.compile(r"<!-- example: (\S+) -->\s*")

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import h11
 
+from llmux.access import Access
 from llmux.addresses import BackendAddress
 from llmux.errors import LlmuxError
 from llmux.gateway import Backend, Gateway, GatewaySettings
@@ -168,7 +169,7 @@ class FakeBackend:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for connection in self.connections:
+        for connection in self.live:
             connection.transport.abort()
         for connection in self.connections:
             await connection.lost.wait()
@@ -385,7 +386,7 @@ class RawClient:
 
     async def close(self) -> None:
         self.writer.close()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
             await self.writer.wait_closed()
 
 
@@ -446,6 +447,8 @@ async def rig(
     address: BackendAddress | None = None,
     others: Mapping[str, Backend] | None = None,
     control: BackendAddress | None = None,
+    access: Access | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Rig]:
     """A gateway with the model `m` behind `backend`. At the end everything must be given back: grants, waiters,
     buffered bytes, connections on both sides."""
@@ -463,6 +466,8 @@ async def rig(
         control=control,
         settings=settings or GatewaySettings(),
         observer=observer,
+        access=access,
+        tls=tls,
     )
     await gateway.start("127.0.0.1", 0)
     made = Rig(gateway, scheduler, observer, backend, gateway.addresses[0][1])

@@ -70,6 +70,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.fault(68)
 @pytest.mark.parametrize("fmt", ["text", "json"])
 @pytest.mark.parametrize("value", HOSTILE)
 def test_values_cannot_forge_lines_or_drive_a_terminal(fmt: str, value: str) -> None:

@@ -1,25 +1,36 @@
 """The configuration: its data and defaults, the file reader that reports every fault at once, and the JSON schema.
 
-May import errors, messages and addresses only. Reads the configuration file and looks for the scripts that it names;
-runs nothing, binds nothing.
+May import errors, messages and addresses only. Reads the configuration file, and the keys, certificates and scripts
+that it names; runs nothing, binds nothing.
 """
 
 from __future__ import annotations
 
+from llmux.config.access import AdminKeyConfig, CorsConfig, KeyConfig, TlsConfig
 from llmux.config.model import Config, ModelConfig
 from llmux.config.policy import PolicyConfig
 from llmux.config.schema import config_schema
+from llmux.config.secrets import FoundKey, Secrets, read_secrets, secret_files, secret_variables
 from llmux.config.sizes import format_size, parse_size
 from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
 
 __all__ = [
+    "AdminKeyConfig",
     "Config",
+    "CorsConfig",
+    "FoundKey",
     "HookTimeouts",
+    "KeyConfig",
     "ModelConfig",
     "ModelHookTimeouts",
     "PolicyConfig",
     "RelayTimeouts",
+    "Secrets",
+    "TlsConfig",
     "config_schema",
     "format_size",
     "parse_size",
+    "read_secrets",
+    "secret_files",
+    "secret_variables",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from llmux.config.access import AdminKeyConfig, CorsConfig, KeyConfig, TlsConfig, is_secret_place
 from llmux.config.canary import CanaryConfig
 from llmux.config.checks import Location, did_you_mean
 from llmux.config.fields import BY_DEVICE, ON_ONE_DEVICE
@@ -23,6 +24,10 @@ _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {
     ("policy",): PolicyConfig,
     ("hook_timeout_secs",): HookTimeouts,
     ("timeouts_secs",): RelayTimeouts,
+    ("api_keys", "*"): KeyConfig,
+    ("admin_keys", "*"): AdminKeyConfig,
+    ("tls",): TlsConfig,
+    ("cors",): CorsConfig,
     ("models", "*"): ModelConfig,
     ("models", "*", "hook_timeout_secs"): ModelHookTimeouts,
     ("models", "*", "canary"): CanaryConfig,
@@ -38,6 +43,8 @@ def place_of(error: ErrorDetails) -> Location:
 def message_of(error: ErrorDetails) -> str:
     """One line that says what is wrong and, where it can, what to write."""
     value = error["input"]
+    if is_secret_place(error["loc"]) and isinstance(value, str | int | float) and not isinstance(value, bool):
+        value = _Hidden()
     match error["type"]:
         case "missing":
             return "is missing"
@@ -79,6 +86,10 @@ def message_of(error: ErrorDetails) -> str:
             return error["msg"]
 
 
+class _Hidden:
+    """In the place of a value that may be a key."""
+
+
 def _known_keys(place: Location) -> list[str]:
     pattern = tuple("*" if index == 1 else str(part) for index, part in enumerate(place))
     return list(_SECTIONS[pattern].model_fields)
@@ -88,6 +99,8 @@ def _describe(value: Any) -> str:
     match value:
         case None:
             return "nothing"
+        case _Hidden():
+            return "what is there"
         case bool():
             return "true" if value else "false"
         case dict():

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from llmux.config.access import is_secret_place
 from llmux.config.checks import Claim, alias_faults, find_faults
 from llmux.config.faults import message_of, place_of
 from llmux.config.fields import Aliases, Devices, Needs
@@ -53,14 +56,30 @@ def load(path: Path) -> Config:
         raise ConfigError(source, [("", root.line, "must be a mapping with a key `models`")])
 
     config, errors, warnings = _validate(root)
-    problems = [(dotted(place), line, message) for place, line, message in unplaced]
+    problems = [(dotted(place), line, _discreet(place, message)) for place, line, message in unplaced]
     unread = {place for place, _, _ in unplaced if root.find(place).value is None}
     for place, message in errors:
-        if place not in unread:
+        # Of a key whose source could not be read it would be said, too, that it has none.
+        if place not in unread and not (is_secret_place(place) and any(one[:-1] == place for one in unread)):
             problems.append((dotted(place), root.find(place).line, message))
     if problems or config is None:
         raise ConfigError(source, sorted(problems, key=lambda problem: problem[1] or 0))
+    config._source = source
+    config._lines = {place: root.find(place).line for place in _places_of_files(config)}
     return _placed(config, path, warnings)
+
+
+def _discreet(place: Location, message: str) -> str:
+    """`message` without the value that it is about, where that may be a key."""
+    return re.sub(r"^'.*' cannot", "cannot", message, flags=re.DOTALL) if is_secret_place(place) else message
+
+
+def _places_of_files(config: Config) -> Iterator[Location]:
+    """The places about which more can be said once what they name was read, which is not done here."""
+    for section, keys in (("api_keys", config.api_keys), ("admin_keys", config.admin_keys)):
+        for name, key in keys.items():
+            yield from ((section, name, source) for source in key.model_fields_set)
+    yield from (("tls", part) for part in ("cert", "key") if config.tls is not None)
 
 
 def _read(path: Path, source: str) -> str:

@@ -6,6 +6,7 @@ arguments raise pydantic's `ValidationError`; from a file, every fault becomes a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    StrictBool,
     StrictInt,
     ValidationError,
     ValidationInfo,
@@ -22,8 +24,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from llmux.addresses import BackendAddress
+from llmux.config.access import AdminKeyConfig, CorsConfig, HostName, KeyConfig, TlsConfig
 from llmux.config.canary import CanaryConfig
-from llmux.config.checks import Claim, did_you_mean, find_faults
+from llmux.config.checks import Claim, Fault, Location, did_you_mean, find_faults
 from llmux.config.fields import (
     Aliases,
     Devices,
@@ -38,7 +41,10 @@ from llmux.config.fields import (
     without_default,
 )
 from llmux.config.policy import PolicyConfig
+from llmux.config.secrets import empty_keys, pattern_faults
 from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
+from llmux.config.tree import dotted
+from llmux.errors import ConfigError
 from llmux.messages import Hook
 
 FAULT = "llmux_fault"
@@ -137,6 +143,12 @@ class ModelConfig(Section):
         examples=[60],
         json_schema_extra=without_default,
     )
+    forward_authorization: StrictBool | None = Field(
+        default=None,
+        description="Whether this model's backend gets the key that a client sent. Default: as at the top level.",
+        examples=[True],
+        json_schema_extra=without_default,
+    )
     send_model_as: Name | None = Field(
         default=None,
         description="Put this name in the place of the request's `model` before the backend sees it. null = the body "
@@ -194,7 +206,8 @@ class Config(Section):
     2.4.0 keeps its meaning, unknown keys aside: those were ignored, and are errors now.
     """
 
-    model_config = ConfigDict(title="llmux configuration")
+    # What is wrong is told without what was given: that may be a key.
+    model_config = ConfigDict(title="llmux configuration", hide_input_in_errors=True)
 
     models: dict[Name, ModelConfig] = Field(
         description="The models, by the name that clients use. A name may be any text without control characters; "
@@ -223,6 +236,47 @@ class Config(Section):
     )
     port: Annotated[StrictInt, Field(ge=0, le=65535)] = Field(
         default=3000, description="Port to listen on. 0 = any free one. Default: 3000."
+    )
+    api_keys: dict[Name, KeyConfig] = Field(
+        default={},
+        description="Keys that open the models and the list of them, by the names that the log calls them. Clients "
+        "send theirs as `Authorization: Bearer KEY` or `x-api-key: KEY`. Default: none, and nobody needs one.",
+        examples=[{"alice": {"env": "LLMUX_KEY_ALICE"}, "ci": {"file": "keys/ci", "models": ["small"]}}],
+    )
+    admin_keys: dict[Name, AdminKeyConfig] = Field(
+        default={},
+        description="Keys that open the admin API, by the names that the log calls them; they open no models. Default: "
+        "none, and only this machine may use the admin API.",
+        examples=[{"ops": {"env": "LLMUX_ADMIN_KEY"}}],
+    )
+    forward_authorization: StrictBool = Field(
+        default=False,
+        description="Whether backends get the `Authorization` and `x-api-key` that clients sent, where `api_keys` are "
+        "set. Without `api_keys` they always do. Default: false.",
+    )
+    metrics_need_key: StrictBool = Field(
+        default=False,
+        description="Whether `GET /metrics` wants a key, one of `api_keys` or of `admin_keys`. Default: false.",
+    )
+    tls: TlsConfig | None = Field(
+        default=None,
+        description="Speak TLS on the port, with this certificate. null = plain HTTP. Default: null.",
+        examples=[{"cert": "tls/fullchain.pem", "key": "tls/privkey.pem"}],
+        json_schema_extra=without_default,
+    )
+    allowed_hosts: list[HostName] | None = Field(
+        default=None,
+        description="Names that llmux answers to where no key is shown, without ports; `*.example.com` for all below, "
+        "`*` for any. Addresses and localhost always are. null = `host`, the machine's own name and all names that the "
+        "public DNS does not have: without a dot, or under .local, .lan, .internal, .home.arpa and the like. "
+        "Default: null.",
+        examples=[["llm.example.com", "*.svc.cluster.local"]],
+    )
+    cors: CorsConfig = Field(
+        default=CorsConfig(),
+        description="Pages of other sites that may use llmux from a browser. Default: none.",
+        examples=[{"origins": ["https://chat.example.com"]}],
+        json_schema_extra=without_default,
     )
     devices: Devices | None = Field(
         default=None,
@@ -298,6 +352,8 @@ class Config(Section):
     _base_dir: Path | None = PrivateAttr(default=None)
     _hook_dirs: dict[tuple[str, Hook], Path] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
+    _source: str = PrivateAttr(default="configuration")
+    _lines: dict[Location, int | None] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_whole(self) -> Config:
@@ -306,6 +362,8 @@ class Config(Section):
         for name in self.policy.levels:
             if name not in self.models:
                 faults.append((("policy", "levels", name), f"unknown model{did_you_mean(name, self.models)}"))
+        faults += pattern_faults(self.api_keys, self.names())
+        faults += empty_keys(self.model_fields_set, self.api_keys, self.admin_keys)
         if faults:
             raise ValidationError.from_exception_data(
                 "Config",
@@ -344,6 +402,11 @@ class Config(Section):
         """Where the event log is written; None for nowhere."""
         return None if self.event_log is None else (self._base_dir or Path()) / self.event_log
 
+    def error(self, faults: Iterable[Fault]) -> ConfigError:
+        """An error that has these faults, with the lines of keys and certificates in the file that this came from."""
+        problems = [(dotted(place), self._lines.get(place), message) for place, message in faults]
+        return ConfigError(self._source, sorted(problems, key=lambda problem: problem[1] or 0))
+
     def hook_cwd(self, model: str, hook: Hook) -> Path | None:
         """The folder in which a hook runs: that of the configuration file, so that relative paths mean that folder.
 
@@ -380,6 +443,19 @@ class Config(Section):
         """Seconds that requests in flight may take to end before `model` is put to sleep; None for no limit."""
         own = self.models[model]
         return own.drain_timeout_secs if "drain_timeout_secs" in own.model_fields_set else self.drain_timeout_secs
+
+    def forwards_authorization(self, model: str) -> bool:
+        """Does the backend of `model` get the keys that clients sent? Always, where they need none."""
+        own = self.models[model].forward_authorization
+        return not self.api_keys or (self.forward_authorization if own is None else own)
+
+    @property
+    def tls_files(self) -> tuple[Path, Path] | None:
+        """The certificate and its private key; None for plain HTTP."""
+        if self.tls is None:
+            return None
+        base = self._base_dir or Path()
+        return base / self.tls.cert, base / self.tls.key
 
     def names(self) -> dict[str, str]:
         """From every model's name and alias to the model's name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import ClassVar
@@ -16,18 +17,23 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from llmux.access import Access, Key
 from llmux.control import admin
 from llmux.control.admin import Orders, Sight
+from llmux.control.guard import KEY, Guard
 from llmux.control.view import ControlView
-from llmux.errors import LlmuxError, ModelNotFoundError, NoModelError
+from llmux.errors import LlmuxError, ModelNotAllowedError, ModelNotFoundError, NoModelError
 from llmux.snapshot import DeviceSnapshot, ModelSnapshot, SwitchSnapshot
 from llmux.telemetry import CONTENT_TYPE, Telemetry
 from llmux.version import version
 from llmux.wire.errors import error_body
+
+_VERSION = version()  # here, as it reads files, which no request should
 
 
 class MethodNotAllowedError(LlmuxError):
@@ -75,13 +81,17 @@ class _Handlers:
         self._started = int(time.time())
 
     async def models(self, request: Request) -> Response:
-        names = sorted(entry.name for entry in self._view.models())
+        key: Key | None = request.scope[KEY]
+        names = sorted(entry.name for entry in self._view.models() if key is None or key.opens(entry.name))
         return _json(_ModelList([_Model(name, self._started) for name in names]))
 
     async def model(self, request: Request) -> Response:
         wanted: str = request.path_params["id"]
+        key: Key | None = request.scope[KEY]
         for entry in self._view.models():
             if wanted == entry.name or wanted in entry.aliases:
+                if key is not None and not key.opens(entry.name):
+                    raise ModelNotAllowedError(f"this key does not open the model {wanted!r}")
                 return _json(_Model(entry.name, self._started))
         raise ModelNotFoundError(wanted)
 
@@ -92,7 +102,7 @@ class _Handlers:
         return Response(body, media_type=CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:
-        return _json(_Health(version()))
+        return _json(_Health(_VERSION))
 
     async def ready(self, request: Request) -> Response:
         snapshot = self._view.snapshot()
@@ -109,9 +119,15 @@ class _Handlers:
 
 
 def build_control(
-    view: ControlView, telemetry: Telemetry, *, sight: Sight | None = None, orders: Orders | None = None
+    view: ControlView,
+    telemetry: Telemetry,
+    access: Callable[[], Access] = Access,
+    *,
+    sight: Sight | None = None,
+    orders: Orders | None = None,
 ) -> Starlette:
-    """The application. The `created` time of all models is the time of this call."""
+    """The application. The `created` time of all models is the time of this call. `access` is asked for each request
+    who is let in. Without `sight` and `orders` there is no admin API."""
     handlers = _Handlers(view, telemetry)
     routes = [
         Route("/metrics", handlers.metrics),
@@ -125,6 +141,7 @@ def build_control(
         routes.append(Route(f"{prefix}/models/{{id:path}}", handlers.model))
     app = Starlette(
         routes=routes,
+        middleware=[Middleware(Guard, access=access, refuse=_error)],
         exception_handlers={LlmuxError: _refuse, HTTPException: _translate, Exception: _refuse},
     )
     app.router.redirect_slashes = False
@@ -149,4 +166,5 @@ async def _translate(request: Request, exc: Exception) -> Response:
 
 
 def _error(error: LlmuxError) -> Response:
-    return Response(error_body(error), status_code=error.status, media_type="application/json")
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
+    return Response(error_body(error), status_code=error.status, headers=headers, media_type="application/json")

@@ -17,6 +17,7 @@ import termios
 from typing import Final, cast
 
 from llmux.errors import LlmuxError, RequestTimeoutError
+from llmux.gateway.access import check_body_may_come
 from llmux.gateway.exchange import Exchange
 from llmux.gateway.shared import Shared
 from llmux.wire.heads import CONTINUE, error_response
@@ -172,6 +173,8 @@ class ClientConnection(asyncio.Protocol):
                     self._shared.hold(held - self._held)
                     self._held = held
                 if not reader.complete:
+                    if reader.in_body and self._phase != _BODY:
+                        check_body_may_come(self._shared.access, request)
                     break
                 self._phase = _BUSY
                 self._backlog = data
@@ -226,8 +229,8 @@ class ClientConnection(asyncio.Protocol):
         self._phase = _CLOSING
         self.deadline = self._shared.loop.time() + LINGER_SECONDS
         self._resume_reading()
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
+        if self._transport is not None and not self._transport.is_closing() and self._transport.can_write_eof():
+            self._transport.write_eof()  # TLS cannot: there, only what is read tells the client that this is the end
 
     def _let_go(self) -> None:
         """Forget what was read."""
@@ -252,10 +255,16 @@ class ClientConnection(asyncio.Protocol):
         self._transport = client = cast(asyncio.Transport, transport)
         # Writes go to the kernel at once; what does not fit pauses this protocol until all of it has left. So
         # `write_paused` is exactly "not all has left", and no more than one read of a backend is ever held.
-        client.set_write_buffer_limits(high=0)
+        tls = client.get_extra_info("sslcontext") is not None
+        # To asyncio's and uvloop's TLS, 0 would mean that nothing at all is too much already, and no byte ever to
+        # resume for. They also pass up to 64 KiB on to a transport below, and that does not count as held.
+        client.set_write_buffer_limits(high=1 if tls else 0, low=0)
         peer = client.get_extra_info("peername")
         if isinstance(peer, tuple):
-            self.forwarded = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % str(peer[0]).encode("latin-1")
+            self.forwarded = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (
+                str(peer[0]).encode("latin-1"),
+                b"https" if tls else b"http",
+            )
         self._shared.client_opened(self)
         self.deadline = self._shared.loop.time() + self._shared.seconds.keep_alive
         if self._shared.stopping:

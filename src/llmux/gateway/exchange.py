@@ -22,13 +22,15 @@ from llmux.errors import (
     OverloadedError,
     RequestAbortedError,
 )
+from llmux.gateway.access import admit, answer_fields, check_model, preflight
 from llmux.gateway.observer import CLIENT_GONE
 from llmux.gateway.routing import find_route
 from llmux.gateway.shared import Shared
 from llmux.messages import Failure
 from llmux.upstream import Pool, UpstreamConnection
 from llmux.wire.errors import sse_error
-from llmux.wire.heads import ends_with_connection, error_response, request_head, response_head
+from llmux.wire.headers import without_cors
+from llmux.wire.heads import empty_response, ends_with_connection, error_response, request_head, response_head
 from llmux.wire.peek import with_model
 from llmux.wire.request import Request
 from llmux.wire.response import DecodingResponseReader, ResponseReader
@@ -63,6 +65,7 @@ class Exchange:
         "_client",
         "_connect",
         "_connection",
+        "_cors",
         "_first_byte",
         "_granted",
         "_held",
@@ -104,11 +107,14 @@ class Exchange:
         self._status = 0
         self._first_byte = 0.0
         self._last_bytes = b""
+        self._cors: bytes | None = None  # header lines for the page that sent this, if a page did
         self.keep_alive = False
 
     def start(self) -> None:
         """Find out whom the request is for and ask for a grant. It may be over when this returns."""
         try:
+            if self._request.browser and self._for_browser():
+                return
             self._route()
         except LlmuxError as error:
             self._fail(error)
@@ -125,10 +131,28 @@ class Exchange:
             self._state = QUEUED
             self._client.deadline = math.inf
 
+    def _for_browser(self) -> bool:
+        """Answer a CORS preflight, or find out what the answer tells the browser. Returns whether that was all."""
+        shared, request = self._shared, self._request
+        self._cors = answer_fields(shared.access, request)
+        fields = preflight(shared.access, request)
+        if fields is None:
+            return False
+        self._to_control = True  # it is not for a model, and not reported
+        self.keep_alive = request.keep_alive and not shared.stopping
+        self._client.write(empty_response(fields, http11=request.http11, keep_alive=self.keep_alive))
+        self._complete()
+        return True
+
     def _route(self) -> None:
         shared, request = self._shared, self._request
-        route = find_route(request)
+        try:
+            route = find_route(request)
+        except LlmuxError:
+            admit(shared.access, request, to_model=True)  # strangers do not even hear what is wrong with it
+            raise
         self._path = route.path
+        key = admit(shared.access, request, to_model=route.name is not None)
         if route.name is None:
             if shared.control is None:
                 raise NoModelError
@@ -139,6 +163,7 @@ class Exchange:
         backend = None if model is None else shared.backends.get(model)
         if backend is None:
             raise ModelNotFoundError(route.name)
+        check_model(shared.access, request, key, backend.model)
         if route.in_body and backend.send_model_as is not None:
             request.body = with_model(request.content_type, request.body, backend.send_model_as)
         self._model = backend.model
@@ -243,7 +268,11 @@ class Exchange:
                 and not self._shared.stopping
                 and not ends_with_connection(response, http11=request.http11)
             )
-            data = response_head(response, http11=request.http11, keep_alive=self.keep_alive) + data
+            fields = b""
+            if self._cors is not None:
+                fields = self._cors
+                response.lines = without_cors(response.lines)
+            data = response_head(response, http11=request.http11, keep_alive=self.keep_alive, fields=fields) + data
         if response.complete:
             self._connection = None
             if self._status >= 500 or self._shared.failing:
@@ -346,8 +375,15 @@ class Exchange:
         self._status = error.status
         self._first_byte = self._shared.loop.time() - self._started
         self.keep_alive = request.keep_alive and not self._shared.stopping
-        to_head = request.method == b"HEAD"
-        self._client.write(error_response(error, http11=request.http11, keep_alive=self.keep_alive, to_head=to_head))
+        self._client.write(
+            error_response(
+                error,
+                http11=request.http11,
+                keep_alive=self.keep_alive,
+                to_head=request.method == b"HEAD",
+                fields=self._cors or b"",
+            )
+        )
         self._complete()
 
     def _cut(self, error: LlmuxError) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from llmux.access import Access
 from llmux.addresses import BackendAddress
 from llmux.gateway.client import ClientConnection
 from llmux.gateway.observer import Observer
@@ -25,12 +27,16 @@ SWEEP_SECONDS: Final = 0.25
 
 BACKLOG: Final = 1024
 
+HANDSHAKE_SECONDS: Final = 60.0
+"""How long a TLS handshake may take, and a TLS connection's end, where the configuration sets no limit."""
+
 
 class Gateway:
     """Relays requests to the backends of models, when the scheduler says so. Implements `llmux.ports.Backends`.
 
     Must be made on a running loop. `backends` has every name that `scheduler.resolve` may give. `control` is where the
-    control plane listens, and may be set later; without it, its paths are 404.
+    control plane listens, and may be set later; without it, its paths are 404. `access` says who is let in, and may be
+    exchanged at any time. With `tls`, all listeners speak TLS.
     """
 
     def __init__(
@@ -41,10 +47,18 @@ class Gateway:
         control: BackendAddress | None,
         settings: GatewaySettings,
         observer: Observer,
+        access: Access | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._shared = Shared(
-            scheduler=scheduler, backends=backends, control=control, settings=settings, observer=observer
+            scheduler=scheduler,
+            backends=backends,
+            control=control,
+            settings=settings,
+            observer=observer,
+            access=access or Access(),
         )
+        self._tls = tls
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -59,6 +73,12 @@ class Gateway:
         """
         loop = self._shared.loop
         options: dict[str, Any] = {"backlog": BACKLOG}
+        if self._tls is not None:
+            timeouts = self._shared.settings.timeouts
+            options["ssl"] = self._tls
+            # It is the beginning of a request's head; and a client that does not take the end has had its answer.
+            options["ssl_handshake_timeout"] = timeouts.head or HANDSHAKE_SECONDS
+            options["ssl_shutdown_timeout"] = timeouts.write or HANDSHAKE_SECONDS
         if sockets:
             servers = [await loop.create_server(self._accept, sock=bound, **options) for bound in sockets]
         else:
@@ -87,6 +107,15 @@ class Gateway:
     @control.setter
     def control(self, address: BackendAddress | None) -> None:
         self._shared.set_control(address)
+
+    @property
+    def access(self) -> Access:
+        """Who is let in, from the next request on."""
+        return self._shared.access
+
+    @access.setter
+    def access(self, access: Access) -> None:
+        self._shared.access = access
 
     @property
     def connections(self) -> int:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from llmux.access import Access
 from llmux.addresses import BackendAddress
 from llmux.errors import OverloadedError
 from llmux.gateway.observer import Observer
@@ -42,6 +43,7 @@ class Shared:
     """The state of a gateway, without its listeners.
 
     Attributes:
+        access: who is let in; may be exchanged for another at any time.
         seconds: how long each phase may take.
         stopping: every response is the last of its connection.
         clients: the connections there are.
@@ -58,11 +60,13 @@ class Shared:
         control: BackendAddress | None,
         settings: GatewaySettings,
         observer: Observer,
+        access: Access,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.scheduler = scheduler
         self.backends = dict(backends)
         self.settings = settings
+        self.access = access
         self.seconds = Seconds(settings.timeouts)
         self.observer = observer
         self.stopping = False

@@ -9,7 +9,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ class HookRunner:
             told in a line of its own.
         on_held: told the model and the hook where a hook has succeeded, and somebody whom it left behind still holds
             its output `held_after` seconds later: they get SIGPIPE once llmux is no longer there to read.
+        withheld: variables of llmux's own environment that hooks do not get.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class HookRunner:
         lines_per_second: int = 100,
         on_held: Callable[[str, Hook], None] | None = None,
         held_after: float = 2.0,
+        withheld: Set[str] = frozenset(),
     ) -> None:
         self._grace = grace
         self._tail_bytes = tail_bytes
@@ -67,6 +69,7 @@ class HookRunner:
         self._lines_per_second = lines_per_second
         self._on_held = on_held
         self._held_after = held_after
+        self._withheld = withheld
         self._token = secrets.token_hex(8)
         self._running: dict[int, Run | None] = {}  # None: could not be started, which is about to be reported
         self._background: set[Run] = set()
@@ -111,7 +114,8 @@ class HookRunner:
             asyncio.get_running_loop().call_soon(self._over, run_id, on_end, model, hook, result)
             return
         try:
-            environment = {**os.environ, **spec.env, **variables}
+            inherited = {name: value for name, value in os.environ.items() if name not in self._withheld}
+            environment = {**inherited, **spec.env, **variables}
             environment |= {"LLMUX_MODEL": model, "LLMUX_HOOK": hook.value, RUN_ID_VARIABLE: marker}
             pid, stdout, stderr = spawn(shell_command(spec.script, spec.cwd), environment)
         except Exception as error:  # whatever it was, the hook did not run, and its model's waiters must hear of it

@@ -18,6 +18,8 @@ CONNECTION: Final = 5
 EXPECT: Final = 6
 CONTENT_TYPE: Final = 7  # forwarded too
 CONTENT_ENCODING: Final = 8  # forwarded too
+CREDENTIAL: Final = 9  # forwarded too, unless it was llmux that wanted it
+BROWSER: Final = 10  # forwarded too
 
 _BOTH_WAYS: Final = {
     b"connection": CONNECTION,
@@ -37,6 +39,14 @@ _REQUEST: Final = _BOTH_WAYS | {
     b"proxy-authorization": DROP,
     b"http2-settings": DROP,
     b"forwarded": DROP,
+    b"authorization": CREDENTIAL,
+    b"x-api-key": CREDENTIAL,
+    b"origin": BROWSER,
+    b"sec-fetch-site": BROWSER,
+    b"sec-fetch-mode": BROWSER,
+    b"sec-fetch-dest": BROWSER,
+    b"access-control-request-method": BROWSER,
+    b"access-control-request-headers": BROWSER,
 }
 _RESPONSE: Final = _BOTH_WAYS | {b"proxy-authenticate": DROP}
 _FORGEABLE: Final = b"x-forwarded-"
@@ -83,3 +93,8 @@ def connection_options(value: bytes) -> frozenset[bytes]:
 def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     """The header `lines` (``name: value``) whose names are not among `names` (lower case)."""
     return [line for line in lines if line.partition(b":")[0].lower() not in names]
+
+
+def without_cors(lines: list[bytes]) -> list[bytes]:
+    """The header `lines` of a response without those that tell browsers who may read it: llmux says that."""
+    return [line for line in lines if line[:15].lower() != b"access-control-"]

@@ -16,6 +16,8 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _REASONS: Final = {
     400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
     404: b"Not Found",
     408: b"Request Timeout",
     413: b"Content Too Large",
@@ -47,10 +49,11 @@ def request_head(request: Request, *, base: bytes, path: bytes, host: bytes, for
     return b"\r\n".join(lines) + end
 
 
-def response_head(response: ResponseReader, *, http11: bool, keep_alive: bool) -> bytes:
+def response_head(response: ResponseReader, *, http11: bool, keep_alive: bool, fields: bytes = b"") -> bytes:
     """The head of a backend's response for a client, and what becomes of its connection.
 
-    `keep_alive` must be False where the body ends with the connection: see `ends_with_connection`.
+    `keep_alive` must be False where the body ends with the connection: see `ends_with_connection`. `fields` are header
+    lines of llmux's own, each with its CR LF.
     """
     reason = response.reason
     if reason != b"OK":
@@ -61,7 +64,7 @@ def response_head(response: ResponseReader, *, http11: bool, keep_alive: bool) -
             lines.append(b"Transfer-Encoding: chunked")
     elif response.content_length is not None:
         lines.append(b"Content-Length: " + response.content_length)
-    lines.append(_end(http11=http11, keep_alive=keep_alive))
+    lines.append(fields + _end(http11=http11, keep_alive=keep_alive))
     return b"\r\n".join(lines)
 
 
@@ -70,8 +73,18 @@ def ends_with_connection(response: ResponseReader, *, http11: bool) -> bool:
     return response.framing == UNTIL_CLOSE or (response.framing == CHUNKED and not http11)
 
 
-def error_response(error: LlmuxError, *, http11: bool = True, keep_alive: bool = False, to_head: bool = False) -> bytes:
-    """A whole response that tells a client of `error`; without its body in answer to a HEAD request."""
+def empty_response(fields: bytes, *, http11: bool, keep_alive: bool) -> bytes:
+    """A whole response, 204, that says what its header lines say; each has its CR LF."""
+    return b"HTTP/1.1 204 No Content\r\n" + fields + _end(http11=http11, keep_alive=keep_alive)
+
+
+def error_response(
+    error: LlmuxError, *, http11: bool = True, keep_alive: bool = False, to_head: bool = False, fields: bytes = b""
+) -> bytes:
+    """A whole response that tells a client of `error`; without its body in answer to a HEAD request.
+
+    `fields` are more header lines, each with its CR LF.
+    """
     body = error_body(error)
     lines = [
         b"HTTP/1.1 %d %b\r\n" % (error.status, _REASONS.get(error.status, b"Error")),
@@ -80,7 +93,9 @@ def error_response(error: LlmuxError, *, http11: bool = True, keep_alive: bool =
     ]
     if error.retry_after is not None:
         lines.append(b"Retry-After: %d\r\n" % error.retry_after)
-    lines.append(_end(http11=http11, keep_alive=keep_alive))
+    if error.status == 401:
+        lines.append(b"WWW-Authenticate: Bearer\r\n")  # RFC 9110, section 15.5.2, wants a challenge
+    lines.append(fields + _end(http11=http11, keep_alive=keep_alive))
     if not to_head:
         lines.append(body)
     return b"".join(lines)

@@ -20,10 +20,12 @@ from llmux.errors import (
 )
 from llmux.wire.framing import cut
 from llmux.wire.headers import (
+    BROWSER,
     CONNECTION,
     CONTENT_ENCODING,
     CONTENT_LENGTH,
     CONTENT_TYPE,
+    CREDENTIAL,
     EXPECT,
     FORWARD,
     HOST,
@@ -44,6 +46,8 @@ class Request:
         path: of the target, not decoded, without the query.
         query: with its question mark, or empty.
         lines: the end-to-end header fields, each ``name: value``, in order.
+        credentials: those of them that may show a key.
+        browser: those of them that only browsers send.
         host: what the client asked for: the authority of an absolute target, else the Host field.
         http11: whether the client speaks HTTP/1.1, else 1.0.
         keep_alive: whether the client wants the connection to stay open.
@@ -53,8 +57,10 @@ class Request:
 
     __slots__ = (
         "body",
+        "browser",
         "content_encoding",
         "content_type",
+        "credentials",
         "framed",
         "host",
         "http11",
@@ -70,6 +76,8 @@ class Request:
         self.path = b""
         self.query = b""
         self.lines: list[bytes] = []
+        self.credentials: tuple[bytes, ...] = ()
+        self.browser: tuple[bytes, ...] = ()
         self.host = b""
         self.content_type: bytes | None = None
         self.content_encoding: bytes | None = None
@@ -198,6 +206,12 @@ class RequestReader:
                 transfer_encoding = _once(transfer_encoding, value)
             elif kind == CONTENT_ENCODING:
                 request.content_encoding = _once(request.content_encoding, value)
+                kept.append(line)
+            elif kind == CREDENTIAL:
+                request.credentials = (*request.credentials, line)
+                kept.append(line)
+            elif kind == BROWSER:
+                request.browser = (*request.browser, line)
                 kept.append(line)
             elif kind == EXPECT:
                 self.expects_continue = value.strip().lower() == b"100-continue"

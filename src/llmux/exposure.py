@@ -1,0 +1,166 @@
+"""From a configuration to who may reach llmux, and how: keys, names, origins, the certificate. And keeps them fresh.
+
+Reads files and the environment, in threads. What it makes is immutable, and exchanged as a whole: a file that has
+become unusable changes nothing, and the log says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from llmux import logs
+from llmux.access import Access, Hosts, Key, Keyring, Origins
+from llmux.certificates import Certificate, CertificateError, load_certificate
+from llmux.config import Config, FoundKey, Secrets, read_secrets, secret_files
+
+LOOK_SECONDS: Final = 5.0
+"""How often files with keys and certificates are looked at. Not with inotify: it does not see what happens on network
+file systems, nor behind the links that container platforms put in the place of mounted secrets."""
+
+log = logs.get_logger("llmux")
+
+Signature = tuple[tuple[int, int, int, int] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What a configuration says about who may reach llmux, with all that it names read."""
+
+    access: Access
+    certificate: ssl.SSLContext | None
+    warnings: tuple[str, ...] = ()
+
+
+def expose(config: Config) -> Exposure:
+    """Read what `config` names: keys, certificate. Blocks.
+
+    Raises:
+        ConfigError: with everything that cannot be used.
+    """
+    secrets = read_secrets(config)
+    faults = list(secrets.faults)
+    certificate = None
+    if config.tls_files is not None:
+        try:
+            certificate = load_certificate(*config.tls_files)
+        except CertificateError as error:
+            faults.append((("tls", error.part), str(error)))
+    if faults:
+        raise config.error(faults)
+    return Exposure(access_of(config, secrets), certificate, secrets.warnings)
+
+
+def access_of(config: Config, secrets: Secrets) -> Access:
+    """Who is let in, by a configuration and the keys that it names."""
+    listed = config.allowed_hosts
+    return Access(
+        keys=_keyring(secrets.api_keys),
+        admin_keys=_keyring(secrets.admin_keys),
+        metrics_need_key=config.metrics_need_key,
+        forward_to=frozenset(model for model in config.models if config.forwards_authorization(model)),
+        hosts=Hosts(listed or (), only_listed=listed is not None, own=(config.host, socket.gethostname())),
+        origins=Origins(config.cors.origins),
+    )
+
+
+def _keyring(found: Iterable[FoundKey]) -> Keyring:
+    return Keyring(Key(one.name, one.digest, one.models) for one in found)
+
+
+class Keeper:
+    """Looks at the files that a configuration names, and passes on what is new in them.
+
+    Args:
+        config: what to read them for; `adopt` gives it another.
+        certificate: gets a certificate when there is a new one.
+        apply: is called with who is let in when that has changed.
+    """
+
+    def __init__(self, config: Config, certificate: Certificate | None, apply: Callable[[Access], None]) -> None:
+        self._config = config
+        self._certificate = certificate
+        self._apply = apply
+        self._read: Signature | None = None  # as the files were when they were read last
+        self._seen: Signature | None = None  # as they were at the last look
+
+    def adopt(self, config: Config, exposure: Exposure) -> None:
+        """Go by another configuration from now on, which was read just now: the next request and the next handshake do.
+
+        Listeners stay as they are: from plain HTTP to TLS, or back, is a restart."""
+        self._config = config
+        self._read = self._seen = None
+        self._apply(exposure.access)
+        if self._certificate is not None and exposure.certificate is not None:
+            self._certificate.exchange(exposure.certificate)
+
+    async def keep(self, seconds: float = LOOK_SECONDS) -> None:
+        """Look every so many seconds, for ever."""
+        while True:
+            await self.look()
+            await asyncio.sleep(seconds)
+
+    async def look(self) -> None:
+        """Look once. What has changed is read once it has stayed the same from one look to the next: a certificate and
+        its key are two files, and are seldom put there at the same moment."""
+        files = watched_files(self._config)
+        if not files:
+            self._read = self._seen = ()
+            return
+        now = await asyncio.to_thread(_signature, files)
+        if self._read is None:
+            self._read = now
+        settled = now == self._seen
+        self._seen = now
+        if now != self._read and settled:
+            self._read = now
+            await self._renew_keys()
+            await self._renew_certificate()
+
+    async def _renew_keys(self) -> None:
+        config = self._config
+        secrets = await asyncio.to_thread(read_secrets, config)
+        if config is not self._config:
+            return  # another one was adopted meanwhile
+        if secrets.faults:
+            log.error("keys_not_reloaded", error=str(config.error(secrets.faults)))
+            return
+        self._apply(access_of(config, secrets))
+        log.info("keys_reloaded", api_keys=len(secrets.api_keys), admin_keys=len(secrets.admin_keys))
+
+    async def _renew_certificate(self) -> None:
+        config = self._config
+        files = config.tls_files
+        if files is None or self._certificate is None:
+            return
+        try:
+            loaded = await asyncio.to_thread(load_certificate, *files)
+        except CertificateError as error:
+            log.error("certificate_not_reloaded", error=str(error))
+            return
+        if config is self._config:
+            self._certificate.exchange(loaded)
+            log.info("certificate_reloaded", cert=str(files[0]))
+
+
+def watched_files(config: Config) -> tuple[Path, ...]:
+    """The files whose changes matter while llmux runs."""
+    return (*secret_files(config), *(config.tls_files or ()))
+
+
+def _signature(files: Iterable[Path]) -> Signature:
+    return tuple(map(_state, files))
+
+
+def _state(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
