@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpRequestParser
 
 from llmux.errors import (
     BadRequestError,
@@ -18,7 +18,7 @@ from llmux.errors import (
     HeadersTooLargeError,
     NotImplementedOnWireError,
 )
-from llmux.wire.framing import cut
+from llmux.wire.framing import HeadReader, Parser, cut
 from llmux.wire.headers import (
     CONNECTION,
     CONTENT_ENCODING,
@@ -79,7 +79,7 @@ class Request:
         self.body: bytes | bytearray = b""
 
 
-class RequestReader:
+class RequestReader(HeadReader):
     """Feed it what a client sends; it stops at the end of each request.
 
     Attributes:
@@ -92,14 +92,10 @@ class RequestReader:
 
     __slots__ = (
         "_chunked",
-        "_head",
-        "_headers_done",
         "_length",
         "_max_body",
         "_max_head",
         "_overhead",
-        "_parser",
-        "_tail",
         "complete",
         "expects_continue",
         "in_body",
@@ -119,10 +115,7 @@ class RequestReader:
         self.in_body = False
         self.complete = False
         self.expects_continue = False
-        self._parser: HttpRequestParser | None = None  # also breaks the cycle with its callbacks
-        self._head: bytearray | None = None
-        self._headers_done = False
-        self._tail = b""
+        self._expect_head()
         self._chunked = False
         self._length = 0
         self._overhead = 0
@@ -134,6 +127,7 @@ class RequestReader:
             BadRequestError, NotImplementedOnWireError, HeadersTooLargeError, BodyTooLargeError: the rest of the
                 client's bytes mean nothing any more. The reader must not be fed again.
         """
+        self.started = True
         while data and not self.complete:
             if not self.in_body:
                 data = self._feed_head(data)
@@ -143,38 +137,24 @@ class RequestReader:
                 data = self._feed_length(data)
         return data
 
-    def _parse(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None:
-            parser = self._parser = HttpRequestParser(self)
-        try:
-            parser.feed_data(data)
-        except HttpParserUpgrade:
-            raise NotImplementedOnWireError("CONNECT and protocol upgrades are not supported") from None
-        except HttpParserError as error:
-            raise BadRequestError(f"malformed request: {error}") from None
-
     # --- heads ----------------------------------------------------------------------------------------------------
 
-    def _feed_head(self, data: bytes) -> bytes:
-        end, self._tail = cut(self._tail, data)
-        piece = data if end == len(data) else data[:end]
-        size = end
-        if self._head is not None:
-            self._head += piece
-            size = len(self._head)
-        if size > self._max_head:
-            raise HeadersTooLargeError(f"the request's head is larger than {self._max_head} bytes")
-        self._parse(piece)
-        if self._headers_done:
-            self._end_head(piece if self._head is None else bytes(self._head))
-        elif self._head is None:
-            self.started = True
-            self._head = bytearray(piece)
-        return data[end:]
+    def _new_parser(self) -> Parser:
+        return HttpRequestParser(self)
+
+    def _head_room(self) -> int:
+        return self._max_head
+
+    def _too_large(self) -> HeadersTooLargeError:
+        return HeadersTooLargeError(f"the request's head is larger than {self._max_head} bytes")
+
+    def _malformed(self, error: HttpParserError) -> BadRequestError:
+        return BadRequestError(f"malformed request: {error}")
+
+    def _upgrade(self) -> NotImplementedOnWireError:
+        return NotImplementedOnWireError("CONNECT and protocol upgrades are not supported")
 
     def _end_head(self, head: bytes) -> None:
-        self.started = True
         lines = head.lstrip(b"\r\n").split(b"\r\n")
         target = self._request_line(lines[0])
         request = self.request
@@ -297,9 +277,6 @@ class RequestReader:
         self.complete = True
 
     # --- callbacks of httptools -----------------------------------------------------------------------------------
-
-    def on_headers_complete(self) -> None:
-        self._headers_done = True
 
     def on_body(self, body: bytes) -> None:
         self._append(body)
