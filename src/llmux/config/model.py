@@ -31,6 +31,7 @@ from llmux.config.fields import (
     FileName,
     Name,
     Needs,
+    NetworkName,
     Script,
     Section,
     Size,
@@ -223,6 +224,13 @@ class Config(Section):
     )
     port: Annotated[StrictInt, Field(ge=0, le=65535)] = Field(
         default=3000, description="Port to listen on. 0 = any free one. Default: 3000."
+    )
+    trusted_proxies: list[NetworkName] = Field(
+        default=[],
+        description="Addresses, or networks such as 10.0.0.0/8, of proxies in front of llmux. What they say in "
+        "X-Forwarded-* fields is passed on, and their own address is added to X-Forwarded-For. From everybody else "
+        "these fields are overwritten. Default: none.",
+        examples=[["127.0.0.1", "10.0.0.0/8"]],
     )
     devices: Devices | None = Field(
         default=None,

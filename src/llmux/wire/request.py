@@ -8,6 +8,7 @@ Nothing after the end of a request, and nothing after an error, is ever parsed a
 
 from __future__ import annotations
 
+import string
 from typing import Final
 
 from httptools import HttpParserError, HttpRequestParser
@@ -26,6 +27,7 @@ from llmux.wire.headers import (
     CONTENT_TYPE,
     EXPECT,
     FORWARD,
+    FORWARDED,
     HOST,
     REQUEST_FIELDS,
     TRANSFER_ENCODING,
@@ -33,7 +35,10 @@ from llmux.wire.headers import (
     without,
 )
 
+_CHUNK_OVERHEAD: Final = 16  # bytes of framing for each of content that are not counted
 _NOT_NOMINATED: Final = frozenset({b"close", b"keep-alive"})
+# Of a host and port (RFC 3986, section 3.2.2): unreserved, percent-encoded, sub-delims, those of IP literals.
+_HOST_CHARACTERS: Final = (string.ascii_letters + string.digits + "-._~%!$&'()*+,;=[]:").encode()
 
 
 class Request:
@@ -45,6 +50,7 @@ class Request:
         query: with its question mark, or empty.
         lines: the end-to-end header fields, each ``name: value``, in order.
         host: what the client asked for: the authority of an absolute target, else the Host field.
+        forwarded: the client's X-Forwarded-* fields, each ``name: value``; not among `lines`.
         http11: whether the client speaks HTTP/1.1, else 1.0.
         keep_alive: whether the client wants the connection to stay open.
         framed: whether the client declared a body, be it an empty one.
@@ -55,6 +61,7 @@ class Request:
         "body",
         "content_encoding",
         "content_type",
+        "forwarded",
         "framed",
         "host",
         "http11",
@@ -71,6 +78,7 @@ class Request:
         self.query = b""
         self.lines: list[bytes] = []
         self.host = b""
+        self.forwarded: tuple[bytes, ...] = ()
         self.content_type: bytes | None = None
         self.content_encoding: bytes | None = None
         self.http11 = True
@@ -179,14 +187,17 @@ class RequestReader(HeadReader):
             elif kind == CONTENT_ENCODING:
                 request.content_encoding = _once(request.content_encoding, value)
                 kept.append(line)
-            elif kind == EXPECT:
-                self.expects_continue = value.strip().lower() == b"100-continue"
+            elif kind == EXPECT:  # to be ignored if HTTP/1.0 says it (RFC 9110, section 10.1.1)
+                self.expects_continue = request.http11 and value.strip().lower() == b"100-continue"
+            elif kind == FORWARDED:
+                request.forwarded += (line,)
         self._set_target(target, host)
         if connection is not None:
             options = connection_options(connection)
             request.keep_alive = b"close" not in options and (request.http11 or b"keep-alive" in options)
             if not options <= _NOT_NOMINATED:
                 request.lines = without(kept, options)
+                request.forwarded = tuple(without(request.forwarded, options))
         self._set_framing(transfer_encoding, length)
 
     def _request_line(self, line: bytes) -> bytes:
@@ -207,13 +218,15 @@ class RequestReader(HeadReader):
             if request.http11:
                 raise BadRequestError("malformed request: there is no Host field")
         else:
-            request.host = host
+            request.host = _checked_host(host)
         if not target.startswith(b"/"):
             scheme, separator, rest = target.partition(b"://")
             if not separator or scheme.lower() not in (b"http", b"https"):
                 raise BadRequestError("malformed request: the target must be a path")
             at = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
-            request.host = rest[:at]
+            request.host = _checked_host(rest[:at])
+            if not request.host:
+                raise BadRequestError("malformed request: the target has no host")
             target = rest[at:] if rest.startswith(b"/", at) else b"/" + rest[at:]
         if b"#" in target:
             raise BadRequestError("malformed request: a target has no fragment")
@@ -258,11 +271,13 @@ class RequestReader(HeadReader):
         end, self._tail = cut(self._tail, data)
         before = len(self.request.body)
         self._parse(data[:end])
-        if len(self.request.body) > self._max_body:
+        size = len(self.request.body)
+        if size > self._max_body:
             raise BodyTooLargeError(f"the request's body is larger than {self._max_body} bytes")
-        # Chunk extensions and trailers are read and dropped, but not without end.
-        self._overhead = 0 if len(self.request.body) > before else self._overhead + end
-        if self._overhead > self._max_head:
+        # Chunk sizes, extensions and trailers are read and dropped, but not without end. A chunk of one byte, which is
+        # odd but honest, takes five more; what is beyond that counts like a head.
+        self._overhead += end - (size - before)
+        if self._overhead > self._max_head + _CHUNK_OVERHEAD * size:
             raise HeadersTooLargeError("the request's chunk extensions or trailers are too large")
         return data[end:]
 
@@ -284,6 +299,13 @@ class RequestReader(HeadReader):
     def on_message_complete(self) -> None:
         if self._chunked:
             self._end_body()
+
+
+def _checked_host(host: bytes) -> bytes:
+    """A backend is told of it, and may build links with it."""
+    if host.translate(None, _HOST_CHARACTERS):
+        raise BadRequestError("malformed request: that is no host")
+    return host
 
 
 def _once(before: bytes | None, value: bytes) -> bytes:

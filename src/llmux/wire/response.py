@@ -142,6 +142,8 @@ class ResponseReader(HeadReader):
     def _end_head(self, head: bytes) -> None:
         lines = head.lstrip(b"\r\n").split(b"\r\n")
         http11 = self._status_line(lines[0])
+        if self.status == 101:
+            raise self._upgrade()
         if self.status < 200:  # an interim response
             self._interim += len(head)
             self._expect_head()
