@@ -330,7 +330,7 @@ async def test_a_declared_body_that_is_too_large_is_refused_before_it_comes() ->
     ("start", "more"),
     [
         (b"", b"400\r\n" + b"y" * 1024 + b"\r\n"),
-        (b"5\r\nhello\r\n", b"1\r\ny\r\n"),
+        (b"5\r\nhello\r\n", b"1\r\ny\r\n" * 40),
         (b"5;", b"x" * 400),
         (b"0\r\nX: ", b"x" * 400),
         (b"5\r\nhello\r\n0\r\n", b"X: y\r\n" * 100),
