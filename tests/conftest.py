@@ -20,3 +20,16 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
     """A blocking call made by llmux on a running loop raises (FAULTS row 72)."""
     with blockbuster_ctx("llmux") as guard:
         yield guard
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault", type=int, metavar="ROW", help="only the tests of this row of the fault table")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    row = config.getoption("--fault")
+    if row is None:
+        return
+    wanted = [item for item in items if any(row in mark.args for mark in item.iter_markers("fault"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted

@@ -1,10 +1,12 @@
-"""Where a backend listens: the meaning of `port:` and `url:` in the configuration.
+"""Where a backend listens: the meaning of `port:` and `url:` in the configuration. And which networks addresses are in.
 
 Pure. Knows nothing of sockets; `llmux.upstream` connects.
 """
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -68,3 +70,26 @@ class BackendAddress:
         if not (parts.path.isascii() and parts.path.isprintable()) or " " in parts.path:
             raise ValueError(f"the path of {url!r} has characters that need percent-encoding")
         return cls(host=parts.hostname, port=port or (443 if tls else 80), tls=tls, base=parts.path.rstrip("/"))
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def parse_network(text: str) -> Network:
+    """An address, or a network such as ``10.0.0.0/8``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"must be an IP address, or a network such as 10.0.0.0/8: {error}") from None
+
+
+def in_networks(address: str, networks: Iterable[Network]) -> bool:
+    """Is `address`, as a socket gives it, in one of `networks`? IPv4 addresses in IPv6 count as IPv4."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if ip.version == 6 and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return any(ip in network for network in networks)

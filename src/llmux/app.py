@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from llmux import control
 from llmux.access import Access
+from llmux.addresses import parse_network
 from llmux.certificates import Certificate
 from llmux.config import Config, ModelConfig, secret_variables
 from llmux.core import Core, CoreSettings
@@ -99,7 +100,9 @@ class App:
             backends={name: backend(name, model) for name, model in config.models.items()},
             control=None,
             settings=GatewaySettings(
-                max_body_bytes=config.max_body_bytes, timeouts=Timeouts(**config.timeouts_secs.model_dump())
+                max_body_bytes=config.max_body_bytes,
+                timeouts=Timeouts(**config.timeouts_secs.model_dump()),
+                trusted_proxies=tuple(parse_network(text) for text in config.trusted_proxies),
             ),
             observer=self._telemetry,
             access=exposure.access,

@@ -29,6 +29,7 @@ def test_defaults() -> None:
     assert config.policy == PolicyConfig(
         name="fifo", request_timeout_secs=None, drain_before_switch=True, min_active_secs=0, options={}
     )
+    assert config.trusted_proxies == []
     assert config.devices is None
     assert config.hook_timeout_secs == HookTimeouts(wake=600, sleep=120, alive=10)
     assert config.drain_timeout_secs == 300
@@ -280,3 +281,14 @@ def test_when_a_backend_is_in_doubt() -> None:
     models = {"plain": model(), "canary": model(canary=True)}
     assert [Config(models=models).doubt_after(name) for name in models] == [None, 5]
     assert [Config(models=models, doubt_after_failures=2).doubt_after(name) for name in models] == [2, 2]
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "::1", "192.168.1.7", "fd00::/8"])
+def test_trusted_proxies_are_networks(text: str) -> None:
+    assert Config(models={}, trusted_proxies=[text]).trusted_proxies == [text]
+
+
+@pytest.mark.parametrize("text", ["proxy.test", "10.0.0.1/8", "10.0.0.0/33", "*", ""])
+def test_what_is_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"must be an IP address, or a network such as 10\.0\.0\.0/8"):
+        Config(models={}, trusted_proxies=[text])

@@ -191,6 +191,7 @@ def test_49_an_endless_request_is_cut_when_the_drain_has_had_its_time() -> None:
 # --- those who leave --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(24)
 def test_24_nobody_is_woken_for_a_client_that_left_the_queue() -> None:
     play = Play(two(min_active=10.0))
     play.finish(awake(play))
@@ -201,6 +202,7 @@ def test_24_nobody_is_woken_for_a_client_that_left_the_queue() -> None:
     assert all(effect.hook is Hook.ALIVE for effect in play.facts(RunHook)[3:] if isinstance(effect, RunHook))
 
 
+@pytest.mark.fault(24)
 def test_24_a_drain_is_called_off_when_the_last_waiter_leaves() -> None:
     play = Play(two())
     first = awake(play)

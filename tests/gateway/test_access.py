@@ -213,9 +213,11 @@ async def test_forged_hosts(request_bytes: bytes) -> None:
     control = FakeBackend()
     await control.start()
     async with rig(control=control.address) as world:
-        for host in (b"evil.example", b"evil.example:3000", b"localhost.evil.example", b"localhost@evil.example"):
+        for host in (b"evil.example", b"evil.example:3000", b"localhost.evil.example"):
             answer = await world.ask(to_host(request_bytes, host))
             assert code(answer) == (403, "host_not_allowed"), host
+        userinfo = await world.ask(to_host(request_bytes, b"localhost@evil.example"))
+        assert code(userinfo) == (400, "invalid_request")  # no Host at all
         absolute = request_bytes.replace(b" /", b" http://evil.example/", 1)
         assert code(await world.ask(absolute)) == (403, "host_not_allowed")
         untouched(world)

@@ -22,6 +22,7 @@ async def drip(client: RawClient, data: bytes) -> None:
         pass
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize(
     ("timeouts", "slow", "fast"),
     [
@@ -44,6 +45,7 @@ async def test_slow_requests(timeouts: Timeouts, slow: bytes, fast: bytes) -> No
         assert gateway.gateway.buffered_bytes == 0
 
 
+@pytest.mark.fault(14)
 async def test_idle_connections_end_silently() -> None:
     async with rig(settings=GatewaySettings(timeouts=Timeouts(keep_alive=0.2))) as gateway:
         fresh, used = await gateway.client(), await gateway.client()
@@ -75,6 +77,7 @@ async def test_no_deadlines_at_all() -> None:
         assert (await client.receive()).status == 200
 
 
+@pytest.mark.fault(15)
 async def test_a_client_that_reads_nothing_is_given_up() -> None:
     async with rig(settings=GatewaySettings(timeouts=Timeouts(write=0.3))) as gateway:
         gateway.backend.play(b"HTTP/1.1 200 OK\r\nContent-Length: 30000000\r\n\r\n" + b"x" * 30_000_000)
@@ -86,6 +89,7 @@ async def test_a_client_that_reads_nothing_is_given_up() -> None:
         await until(lambda: gateway.gateway.connections == 0)
 
 
+@pytest.mark.fault(15)
 async def test_a_client_that_reads_slowly_is_not() -> None:
     async with rig(settings=GatewaySettings(timeouts=Timeouts(write=0.3, between_bytes=0.3))) as gateway:
         gateway.backend.play(b"HTTP/1.1 200 OK\r\nContent-Length: 6000000\r\n\r\n" + b"x" * 6_000_000)

@@ -35,6 +35,7 @@ async def closed_port() -> int:
         return int(taken.getsockname()[1])
 
 
+@pytest.mark.fault(28)
 async def test_refused_connection() -> None:
     async with rig(address=BackendAddress.local(await closed_port())) as gateway:
         client = await gateway.client()
@@ -47,6 +48,7 @@ async def test_refused_connection() -> None:
         assert gateway.observer.done == [("m", 502), ("m", 502)]
 
 
+@pytest.mark.fault(28)
 async def test_missing_unix_socket_and_unknown_host() -> None:
     for address in (
         BackendAddress(unix_path="/nonexistent/socket"),
@@ -57,6 +59,7 @@ async def test_missing_unix_socket_and_unknown_host() -> None:
             assert gateway.scheduler.failures == ["m"]
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("before", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"])
 async def test_death_before_the_head(how: str, before: bytes) -> None:
@@ -97,6 +100,7 @@ MALFORMED = [
 ]
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("response", MALFORMED)
 async def test_malformed_response(response: bytes) -> None:
     async with rig() as gateway:
@@ -111,6 +115,7 @@ async def test_malformed_response(response: bytes) -> None:
         assert gateway.scheduler.failures == []
 
 
+@pytest.mark.fault(30, 32)
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize(
     "start",
@@ -135,6 +140,7 @@ async def test_death_amid_a_response_is_never_a_clean_end(how: str, start: bytes
         assert gateway.observer.done == [("m", 200)]
 
 
+@pytest.mark.fault(30)
 async def test_a_reset_amid_a_response_without_length_is_passed_on() -> None:
     """Its end is the connection's, so a plain close would look like a whole response."""
     for request in (chat(), b'POST / HTTP/1.0\r\nContent-Length: 14\r\n\r\n{"model": "m"}'):
@@ -148,6 +154,7 @@ async def test_a_reset_amid_a_response_without_length_is_passed_on() -> None:
                 await client.rest()
 
 
+@pytest.mark.fault(30)
 async def test_http10_client_of_a_chunked_response_that_ends_early() -> None:
     async with rig() as gateway:
         gateway.backend.play(lambda connection, _: connection.write(CHUNKED + b"\r\n4\r\nhalf\r\n"))
@@ -159,6 +166,7 @@ async def test_http10_client_of_a_chunked_response_that_ends_early() -> None:
             await client.rest()
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("events", [b"", b"9\r\ndata: 1\n\n\r\n", b"8\r\ndata: 1\n\r\n"])
 async def test_an_event_stream_that_ends_early_says_so(events: bytes) -> None:
     async with rig() as gateway:
@@ -178,6 +186,7 @@ async def test_an_event_stream_that_ends_early_says_so(events: bytes) -> None:
         assert await client.rest() == b"", "closed, with the chunks unfinished"
 
 
+@pytest.mark.fault(30, 32)
 @pytest.mark.parametrize(
     ("start", "rest"),
     [(CHUNKED + b"\r\n5\r\nhello\r\n", b"zzz\r\n"), (CHUNKED + b"\r\n5\r\nhello\r\n", b"5\r\nhelloXX")],
@@ -194,6 +203,7 @@ async def test_nonsense_amid_a_response(start: bytes, rest: bytes) -> None:
         await until(lambda: not gateway.backend.live)
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize(
     "response",
     [
@@ -219,6 +229,7 @@ async def test_bytes_after_a_response_are_dropped_with_their_connection(response
         assert await client.rest() == b""
 
 
+@pytest.mark.fault(32, 33)
 async def test_bytes_on_an_idle_connection_are_not_the_next_answer() -> None:
     async with rig() as gateway:
         client = await gateway.client()
@@ -231,6 +242,7 @@ async def test_bytes_on_an_idle_connection_are_not_the_next_answer() -> None:
         assert len(gateway.backend.connections) == 2
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("header", [b"Connection: close\r\n", b""])
 async def test_connections_that_the_backend_will_close_are_not_kept(header: bytes) -> None:
     version = b"HTTP/1.1" if header else b"HTTP/1.0"
@@ -255,6 +267,7 @@ async def test_http10_keep_alive_of_a_backend() -> None:
         assert len(gateway.backend.connections) == 1
 
 
+@pytest.mark.fault(33)
 async def test_an_idle_connection_that_the_backend_closed_is_not_used() -> None:
     async with rig() as gateway:
         client = await gateway.client()
@@ -267,6 +280,7 @@ async def test_an_idle_connection_that_the_backend_closed_is_not_used() -> None:
         assert gateway.scheduler.failures == []
 
 
+@pytest.mark.fault(29, 33)
 @pytest.mark.parametrize(
     ("request_", "method", "sent", "status"),
     [
@@ -291,6 +305,7 @@ async def test_only_safe_requests_are_sent_again(request_: bytes, method: str, s
         assert gateway.scheduler.failures == ([] if status == 200 else ["m"])
 
 
+@pytest.mark.fault(29, 33)
 async def test_a_request_is_sent_again_once_only() -> None:
     async with rig() as gateway:
         gateway.backend.play(OK, lambda connection, _: connection.reset())
@@ -302,6 +317,7 @@ async def test_a_request_is_sent_again_once_only() -> None:
         assert len(gateway.backend.requests) == 3
 
 
+@pytest.mark.fault(29, 33)
 async def test_nothing_is_sent_again_once_a_byte_was_answered() -> None:
     async with rig() as gateway:
         gateway.backend.play(OK, ending_with(b"H"))
@@ -313,6 +329,7 @@ async def test_nothing_is_sent_again_once_a_byte_was_answered() -> None:
         assert len(gateway.backend.requests) == 2
 
 
+@pytest.mark.fault(33)
 async def test_close_backend_closes_idle_connections_now_and_busy_ones_later() -> None:
     async with rig() as gateway:
         first, second = await gateway.client(), await gateway.client()
@@ -336,6 +353,7 @@ async def test_close_backend_closes_idle_connections_now_and_busy_ones_later() -
         gateway.gateway.close_backend("nobody")
 
 
+@pytest.mark.fault(28, 33)
 async def test_a_backend_that_restarts_is_found_again() -> None:
     async with rig() as gateway:
         client = await gateway.client()
@@ -377,6 +395,7 @@ async def test_an_early_answer_to_a_large_request() -> None:
 HASTY = GatewaySettings(timeouts=Timeouts(connect=0.2, response=0.2, between_bytes=0.2))
 
 
+@pytest.mark.fault(31)
 async def test_a_backend_that_accepts_no_connection() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -396,6 +415,7 @@ async def test_a_backend_that_accepts_no_connection() -> None:
             filler.close()
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(("start", "says"), [(b"", "begin to respond"), (b"HTTP/1.1 200 OK\r\nX", "head")])
 async def test_a_backend_that_does_not_answer(start: bytes, says: str) -> None:
     async with rig(settings=HASTY) as gateway:
@@ -409,6 +429,7 @@ async def test_a_backend_that_does_not_answer(start: bytes, says: str) -> None:
         assert gateway.observer.done == [("m", 504)]
 
 
+@pytest.mark.fault(31)
 async def test_a_backend_that_falls_silent() -> None:
     async with rig(settings=HASTY) as gateway:
         gateway.backend.play(lambda c, _: c.write(OK[:-1]), lambda c, _: c.write(SSE))
@@ -425,6 +446,7 @@ async def test_a_backend_that_falls_silent() -> None:
         await until(lambda: not gateway.backend.live)
 
 
+@pytest.mark.fault(31)
 async def test_a_slow_but_steady_backend_is_let_be() -> None:
     async with rig(settings=HASTY) as gateway:
 
@@ -440,6 +462,7 @@ async def test_a_slow_but_steady_backend_is_let_be() -> None:
         await tasks[0]
 
 
+@pytest.mark.fault(29)
 async def test_many_clients_of_a_dying_backend() -> None:
     async with rig() as gateway:
         gateway.backend.play(lambda connection, _: connection.reset())
@@ -450,6 +473,7 @@ async def test_many_clients_of_a_dying_backend() -> None:
         assert len(gateway.scheduler.finishes) == 30
 
 
+@pytest.mark.fault(8, 9)
 async def test_backends_do_not_see_each_other() -> None:
     """Row 8: a second backend on another port never gets anything it was not asked for."""
     stranger = FakeBackend()

@@ -10,7 +10,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.gateway.peers import RawClient, rig
+from tests.gateway.peers import BackendConnection, RawClient, Received, rig
 from tests.wire.messages import BODIES, FIELDS, Body, framed, splits
 
 CONTENTS = BODIES.map(lambda raw: b'{"model": "m", "x": "' + raw.hex().encode() + b'"}')
@@ -63,6 +63,7 @@ async def check(sent: list[Any], arrivals: list[bytes], departures: list[list[by
         assert len(gateway.scheduler.finishes) == len(sent)
 
 
+@pytest.mark.fault(3, 4)
 @pytest.mark.parametrize("runner", [uvloop.run, asyncio.run])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), sent=exchanges())
@@ -95,6 +96,7 @@ async def leave(request: bytes, response: bytes, sent: int, answered: int, turns
         assert (await following.receive()).body in (b"ok", b"hello")
 
 
+@pytest.mark.fault(24, 25, 26)
 @pytest.mark.parametrize("runner", [uvloop.run, asyncio.run])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(sent=st.integers(1, 200), answered=st.integers(0, 200), turns=st.integers(0, 30))
@@ -104,3 +106,39 @@ def test_leaving_at_any_point(runner: Any, sent: int, answered: int, turns: int)
     request = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
     runner(leave(request, response, sent, answered, turns))
+
+
+async def answer_or_close(ends: list[str], methods: list[bytes]) -> None:
+    async with rig() as gateway:
+        left = list(ends)
+
+        def script(connection: BackendConnection, request: Received) -> None:
+            how = left.pop(0) if left else "answer"
+            if how in ("answer", "answer and close"):
+                connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            if how in ("close", "answer and close"):
+                connection.close()
+            elif how == "reset":
+                connection.reset()
+
+        gateway.backend.script = script
+        client = await gateway.client()
+        for number, method in enumerate(methods):
+            await client.send(b"%b /upstream/m/%d HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" % (method, number))
+            answer = await client.receive(method.decode())
+            asked = [request for request in gateway.backend.requests if request.target == f"/{number}"]
+            assert answer.status in (200, 502)
+            assert len(asked) <= (1 if method == b"POST" else 2), "a POST may have been carried out, so never again"
+            assert answer.status == 502 or asked
+
+
+@pytest.mark.fault(29, 33)
+@pytest.mark.parametrize("runner", [uvloop.run, asyncio.run])
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    ends=st.lists(st.sampled_from(["answer", "answer and close", "close", "reset"]), max_size=12),
+    methods=st.lists(st.sampled_from([b"GET", b"POST", b"HEAD"]), min_size=1, max_size=6),
+)
+def test_a_backend_that_closes_when_it_likes(runner: Any, ends: list[str], methods: list[bytes]) -> None:
+    """Before its answer, or after it while its connection is in the pool: 200 or 502, and never a POST sent twice."""
+    runner(answer_or_close(ends, methods))

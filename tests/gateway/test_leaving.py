@@ -27,6 +27,7 @@ async def leave(client: RawClient, how: str) -> None:
 HOW = pytest.mark.parametrize("how", ["reset", "half-close"])
 
 
+@pytest.mark.fault(24, 27)
 @HOW
 async def test_while_queued(how: str) -> None:
     async with rig() as gateway:
@@ -48,6 +49,7 @@ async def test_while_queued(how: str) -> None:
                 await client.rest()
 
 
+@pytest.mark.fault(24, 27)
 @HOW
 async def test_while_queued_with_a_request_pipelined_behind(how: str) -> None:
     async with rig() as gateway:
@@ -61,6 +63,7 @@ async def test_while_queued_with_a_request_pipelined_behind(how: str) -> None:
         assert len(gateway.scheduler.arrivals) == 1
 
 
+@pytest.mark.fault(26, 27)
 @HOW
 async def test_before_the_first_token(how: str) -> None:
     async with rig() as gateway:
@@ -75,6 +78,7 @@ async def test_before_the_first_token(how: str) -> None:
         assert gateway.observer.done == [("m", CLIENT_GONE)]
 
 
+@pytest.mark.fault(26, 27)
 @HOW
 async def test_amid_a_stream(how: str) -> None:
     async with rig() as gateway:
@@ -92,6 +96,7 @@ async def test_amid_a_stream(how: str) -> None:
         assert len(gateway.backend.connections) == 2, "the stream's connection is not used again"
 
 
+@pytest.mark.fault(25)
 async def test_while_connecting() -> None:
     """The attempt is cancelled, and whatever came of it is closed."""
     async with rig() as gateway:
@@ -108,6 +113,7 @@ async def test_while_connecting() -> None:
         assert gateway.scheduler.finishes == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.fault(25)
 async def test_while_connecting_to_nobody_who_answers() -> None:
     async with rig() as gateway:
         gateway.scheduler.hold = True
@@ -123,6 +129,7 @@ async def test_while_connecting_to_nobody_who_answers() -> None:
         assert gateway.backend.requests == []
 
 
+@pytest.mark.fault(25, 26)
 @pytest.mark.parametrize("step", range(12))
 async def test_at_every_turn_of_the_loop(step: int) -> None:
     """A reset some turns after the request, wherever that finds it."""
@@ -152,6 +159,7 @@ async def test_after_the_response_the_backend_connection_is_kept() -> None:
         assert len(gateway.backend.connections) == 1
 
 
+@pytest.mark.fault(27)
 async def test_idle_half_close_is_a_plain_end() -> None:
     async with rig() as gateway:
         client = await gateway.client()
@@ -218,6 +226,7 @@ async def big_response_to_a_client_that_does_not_read(gateway: Rig, size: int) -
     return client
 
 
+@pytest.mark.fault(15)
 async def test_backpressure_and_a_grant_held_to_the_last_byte() -> None:
     size = 30_000_000
     async with rig() as gateway:
@@ -238,6 +247,7 @@ async def test_backpressure_and_a_grant_held_to_the_last_byte() -> None:
         assert len(gateway.backend.connections) == 1
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("how", ["client", "scheduler"])
 async def test_end_of_a_response_that_nobody_reads(how: str) -> None:
     async with rig() as gateway:
@@ -251,6 +261,7 @@ async def test_end_of_a_response_that_nobody_reads(how: str) -> None:
         await gateway.backend.connections[0].lost.wait()
 
 
+@pytest.mark.fault(15, 27)
 @pytest.mark.parametrize("how", ["reads on", "is aborted", "leaves", "half-closes and reads on"])
 async def test_while_the_last_bytes_drain(how: str) -> None:
     """The backend is done and its connection free, but the client has not taken all of the response yet."""
@@ -288,6 +299,7 @@ async def test_while_the_last_bytes_drain(how: str) -> None:
         assert len(gateway.backend.live) == 1
 
 
+@pytest.mark.fault(25)
 async def test_get_and_post_interleaved_on_many_connections() -> None:
     async with rig() as gateway:
 

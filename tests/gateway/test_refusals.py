@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
+import sys
+import tracemalloc
 
 import pytest
 
+from llmux.addresses import in_networks, parse_network
 from llmux.gateway import GatewaySettings
 from tests.gateway.peers import PATIENCE, RawClient, chat, get, rig, until
 
@@ -82,6 +86,7 @@ MALFORMED = [
 ]
 
 
+@pytest.mark.fault(1, 2, 3, 4, 6)
 @pytest.mark.parametrize(("request_", "status"), MALFORMED)
 async def test_malformed_requests(request_: bytes, status: int) -> None:
     async with rig() as gateway:
@@ -97,6 +102,7 @@ async def test_malformed_requests(request_: bytes, status: int) -> None:
         assert gateway.observer.done == [(None, status)]
 
 
+@pytest.mark.fault(4)
 async def test_an_error_after_a_good_request_comes_after_its_answer() -> None:
     async with rig() as gateway:
         client = await gateway.client()
@@ -106,6 +112,7 @@ async def test_an_error_after_a_good_request_comes_after_its_answer() -> None:
         assert [request.target for request in gateway.backend.requests] == ["/v1/chat/completions"]
 
 
+@pytest.mark.fault(2, 4)
 async def test_a_body_cannot_be_read_as_a_request() -> None:
     inner = b'{"model": "m", "x": "\\r\\n"}' + b" " * 5
     smuggled = b'{"model": "m"}\r\n\r\nPOST /evil HTTP/1.1\r\nHost: x\r\n\r\n'
@@ -120,6 +127,7 @@ async def test_a_body_cannot_be_read_as_a_request() -> None:
         assert [request.target for request in gateway.backend.requests] == ["/v1/chat/completions", "/v1"]
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(
     ("target", "path", "host"),
     [
@@ -140,6 +148,7 @@ async def test_the_target_is_always_the_configured_backend(target: bytes, path: 
         assert request.header("x-forwarded-host") == host
 
 
+@pytest.mark.fault(5)
 async def test_hop_by_hop_fields_are_stripped_both_ways() -> None:
     async with rig() as gateway:
         gateway.backend.play(
@@ -179,6 +188,7 @@ async def test_hop_by_hop_fields_are_stripped_both_ways() -> None:
         assert request.body == b'{"model": "m"}'
 
 
+@pytest.mark.fault(7)
 async def test_forwarding_fields_cannot_be_forged() -> None:
     async with rig() as gateway:
         await gateway.ask(
@@ -206,6 +216,72 @@ async def test_forwarding_fields_cannot_be_forged() -> None:
         assert "x_kept" in names
 
 
+TRUSTED = GatewaySettings(trusted_proxies=(parse_network("10.0.0.0/8"), parse_network("127.0.0.1")))
+
+
+@pytest.mark.fault(7)
+async def test_a_trusted_proxy_is_believed_and_added() -> None:
+    async with rig(settings=TRUSTED) as gateway:
+        await gateway.ask(
+            chat(
+                b'{"model": "m"}',
+                b"X-Forwarded-For: 6.6.6.6, 7.7.7.7",
+                b"x-forwarded-for: 8.8.8.8",
+                b"X-Forwarded-Proto: https",
+                b"X-Forwarded-Proto: wss",
+                b"X-Forwarded-Host: public.test",
+                b"X-Forwarded-Prefix: /llm",
+                b"X_Forwarded_For: 9.9.9.9",
+                b"Forwarded: for=6.6.6.6",
+            )
+        )
+        (request,) = gateway.backend.requests
+        forwarded = [(name, value) for name, value in request.headers if "forwarded" in name]
+        assert sorted(forwarded) == [
+            ("x-forwarded-for", "6.6.6.6, 7.7.7.7, 8.8.8.8, 127.0.0.1"),
+            ("x-forwarded-host", "public.test"),
+            ("x-forwarded-prefix", "/llm"),
+            ("x-forwarded-proto", "wss"),
+        ], "of two, the one of the nearest proxy"
+
+
+@pytest.mark.fault(7)
+async def test_a_trusted_proxy_that_says_nothing_is_a_client() -> None:
+    async with rig(settings=TRUSTED) as gateway:
+        await gateway.ask(chat())
+        await gateway.ask(chat(b'{"model": "m"}', b"Connection: X-Forwarded-For", b"X-Forwarded-For: 6.6.6.6"))
+        await gateway.ask(chat(b'{"model": "m"}', b"X-Forwarded-Port: 1"))
+        for request in gateway.backend.requests:
+            assert request.header("x-forwarded-for") == "127.0.0.1"
+            assert request.header("x-forwarded-proto") == "http"
+            assert request.header("x-forwarded-host") == "llmux.test"
+
+
+@pytest.mark.fault(7)
+async def test_a_client_from_elsewhere_is_not_believed() -> None:
+    elsewhere = GatewaySettings(trusted_proxies=(parse_network("10.0.0.0/8"), parse_network("::1")))
+    async with rig(settings=elsewhere) as gateway:
+        await gateway.ask(chat(b'{"model": "m"}', b"X-Forwarded-For: 6.6.6.6"))
+        assert gateway.backend.requests[0].header("x-forwarded-for") == "127.0.0.1"
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize(
+    ("address", "network", "inside"),
+    [
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("11.1.2.3", "10.0.0.0/8", False),
+        ("::ffff:10.1.2.3", "10.0.0.0/8", True),
+        ("::1", "10.0.0.0/8", False),
+        ("fe80::1%eth0", "fe80::/10", True),
+        ("127.0.0.1", "127.0.0.1", True),
+    ],
+)
+def test_addresses_in_networks(address: str, network: str, inside: bool) -> None:
+    assert in_networks(address, [parse_network(network)]) is inside
+
+
+@pytest.mark.fault(10)
 @pytest.mark.parametrize(
     "endless",
     [
@@ -230,6 +306,7 @@ async def test_a_head_that_is_too_large(endless: bytes) -> None:
         assert gateway.scheduler.arrivals == []
 
 
+@pytest.mark.fault(10)
 async def test_a_head_just_small_enough() -> None:
     request = chat(b'{"model": "m"}', b"X: " + b"x" * 3800)
     head = request.index(b"\r\n\r\n") + 4
@@ -239,6 +316,7 @@ async def test_a_head_just_small_enough() -> None:
         assert (await gateway.ask(request)).status == 431
 
 
+@pytest.mark.fault(11)
 async def test_a_declared_body_that_is_too_large_is_refused_before_it_comes() -> None:
     async with rig(settings=GatewaySettings(max_body_bytes=1000)) as gateway:
         client = await gateway.client()
@@ -247,11 +325,12 @@ async def test_a_declared_body_that_is_too_large_is_refused_before_it_comes() ->
         assert await client.rest() == b""
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize(
     ("start", "more"),
     [
         (b"", b"400\r\n" + b"y" * 1024 + b"\r\n"),
-        (b"5\r\nhello\r\n", b"1\r\ny\r\n"),
+        (b"5\r\nhello\r\n", b"1\r\ny\r\n" * 40),
         (b"5;", b"x" * 400),
         (b"0\r\nX: ", b"x" * 400),
         (b"5\r\nhello\r\n0\r\n", b"X: y\r\n" * 100),
@@ -274,6 +353,7 @@ async def test_endless_chunks_extensions_and_trailers(start: bytes, more: bytes)
         assert gateway.gateway.buffered_bytes <= 20_000
 
 
+@pytest.mark.fault(12)
 async def test_all_buffered_bodies_together_are_bounded() -> None:
     settings = GatewaySettings(max_buffered_bytes=250_000)
     body = b'{"model": "m", "x": "' + b"x" * 100_000 + b'"}'
@@ -297,6 +377,7 @@ async def test_all_buffered_bodies_together_are_bounded() -> None:
         assert (await clients[1].receive()).status == 200
 
 
+@pytest.mark.fault(12)
 async def test_the_body_is_let_go_once_it_has_been_sent() -> None:
     async with rig() as gateway:
         gateway.backend.play(
@@ -309,6 +390,7 @@ async def test_the_body_is_let_go_once_it_has_been_sent() -> None:
         assert gateway.scheduler.granted
 
 
+@pytest.mark.fault(12, 27)
 async def test_a_half_sent_request_is_forgotten_when_its_client_leaves() -> None:
     async with rig() as gateway:
         for part in (
@@ -330,6 +412,7 @@ async def test_a_half_sent_request_is_forgotten_when_its_client_leaves() -> None
         assert gateway.observer.done == []
 
 
+@pytest.mark.fault(11)
 async def test_the_answer_to_a_refused_upload_is_not_lost_in_a_reset() -> None:
     """A client that only reads once it has sent everything still gets to know why (RFC 9112, section 9.6)."""
     async with rig(settings=GatewaySettings(max_body_bytes=1000)) as gateway:
@@ -348,3 +431,76 @@ async def test_head_requests_get_errors_without_a_body() -> None:
         assert (answer.status, answer.body) == (404, b"")
         await client.send(chat())
         assert (await client.receive()).status == 200
+
+
+@pytest.mark.fault(13)
+@pytest.mark.parametrize("coding", [b"gzip", b"GZIP", b"x-gzip", b"deflate", b"br", b"zstd", b"gzip, gzip"])
+async def test_a_compressed_bomb_is_never_inflated(coding: bytes) -> None:
+    bomb = gzip.compress(b'{"model": "m", "x": "' + b"x" * 50_000_000 + b'"}')
+    async with rig() as gateway:
+        tracemalloc.start()
+        try:
+            answer = await gateway.ask(chat(bomb, b"Content-Encoding: " + coding))
+            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (415, "unsupported_encoding")
+            assert gateway.backend.connections == []
+            assert (await gateway.ask(chat(bomb, b"Content-Encoding: " + coding, path=b"/v1/x?model=m"))).status == 200
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert gateway.backend.requests[0].body == bomb
+        assert gateway.backend.requests[0].header("content-encoding") == coding.decode()
+        assert peak < 5_000_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"{", marks=pytest.mark.fault(16), id="not json"),
+        pytest.param(b'{"model": "m", "t": NaN}', marks=pytest.mark.fault(16), id="nan"),
+        pytest.param(b'{"model": "m", "t": -Infinity}', marks=pytest.mark.fault(16), id="infinity"),
+        pytest.param(b'{"model": "other", "model": "m"}', marks=pytest.mark.fault(17), id="two models"),
+        pytest.param(b'{"model": 1}', marks=pytest.mark.fault(18), id="a number"),
+        pytest.param(b'{"model": ""}', marks=pytest.mark.fault(18), id="empty"),
+        pytest.param(b'{"messages": []}', marks=pytest.mark.fault(18), id="missing"),
+        *(
+            pytest.param(
+                b'{"model": "m", "x": ' + b"[" * depth + b"]" * depth + b"}",
+                marks=pytest.mark.fault(19),
+                id=f"depth {depth}",
+            )
+            for depth in (100, 999, 1000, 1001, 5000, 100_000)
+        ),
+        pytest.param(b'{"model": "m", "x": "\xff"}', marks=pytest.mark.fault(20), id="not utf-8"),
+        pytest.param('{"model": "m"}'.encode("utf-16"), marks=pytest.mark.fault(20), id="utf-16"),
+        pytest.param('{"model": "m"}'.encode("utf-16-be"), marks=pytest.mark.fault(20), id="utf-16-be"),
+        pytest.param('{"model": "m"}'.encode("utf-32"), marks=pytest.mark.fault(20), id="utf-32"),
+        pytest.param(b'{"model": "m", "x": "\\ud800"}', marks=pytest.mark.fault(20), id="surrogate"),
+        pytest.param(b'{"model": "m", "x": "\xed\xa0\x80"}', marks=pytest.mark.fault(20), id="encoded surrogate"),
+        pytest.param(b'{"model": "m", "n": ' + b"9" * 5000 + b"}", marks=pytest.mark.fault(21), id="digits"),
+        pytest.param(b'{"model": "m", "n": -0.' + b"9" * 5000 + b"e999}", marks=pytest.mark.fault(21), id="exponent"),
+        pytest.param(b'{"model": ' + b"9" * 5000 + b"}", marks=pytest.mark.fault(18, 21), id="digits for a model"),
+    ],
+)
+@pytest.mark.parametrize("rename", [None, "n"])
+async def test_a_body_is_relayed_as_backends_read_it_or_refused(body: bytes, rename: str | None) -> None:
+    """Never a 500, with or without `send_model_as`; and what goes to the backend is what Python's json reads."""
+    async with rig(send_model_as=rename) as gateway:
+        client = await gateway.client()
+        await client.send(chat(body))
+        answer = await client.receive()
+        if answer.status == 200:
+            (request,) = gateway.backend.requests
+            sys.set_int_max_str_digits(0)
+            try:
+                theirs = json.loads(request.body)
+            finally:
+                sys.set_int_max_str_digits(4300)
+            assert theirs["model"] == (rename or "m")
+            assert rename or request.body == body
+        else:
+            assert answer.status in (400, 404)
+            error = json.loads(answer.body)["error"]
+            assert error["param"] == "model" or answer.status == 400
+            assert gateway.backend.connections == []
+        await client.send(chat())
+        assert (await client.receive()).status == 200, "the connection is good for more"

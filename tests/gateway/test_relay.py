@@ -18,6 +18,7 @@ from tests.gateway.peers import FakeBackend, RawClient, TruncatedError, chat, en
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.fault(5)
 async def test_request_and_response_pass_unchanged_but_for_hop_by_hop_fields() -> None:
     body = b'{"model": "m", "x": "\xc3\xa9"}'
     async with rig() as gateway:
@@ -86,6 +87,7 @@ async def test_connection_close_is_obeyed() -> None:
         assert len(gateway.backend.live) == 1, "the backend's connection has nothing to do with the client's"
 
 
+@pytest.mark.fault(3)
 async def test_chunked_request_reaches_the_backend_with_a_length() -> None:
     async with rig() as gateway:
         client = await gateway.client()
@@ -144,6 +146,7 @@ async def test_response_that_ends_with_its_connection() -> None:
         assert gateway.scheduler.failures == []
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize(
     ("method", "response", "length"),
     [
@@ -164,6 +167,7 @@ async def test_responses_without_a_body(method: bytes, response: bytes, length: 
         assert len(gateway.backend.connections) == 1
 
 
+@pytest.mark.fault(32)
 async def test_interim_responses_are_dropped() -> None:
     async with rig() as gateway:
         gateway.backend.play(
@@ -207,6 +211,7 @@ async def test_expect_of_a_body_that_is_too_large_is_refused_at_once() -> None:
         assert interim == []
 
 
+@pytest.mark.fault(4)
 async def test_pipelined_requests_are_served_in_order_and_one_at_a_time() -> None:
     async with rig() as gateway:
         gateway.backend.script = lambda connection, request: connection.write(
@@ -228,6 +233,7 @@ async def test_pipelined_requests_are_served_in_order_and_one_at_a_time() -> Non
         assert [status for _, status in gateway.observer.done] == [200, 200, 200, 404, 200]
 
 
+@pytest.mark.fault(12)
 async def test_pipelined_bytes_are_bounded() -> None:
     async with rig() as gateway:
         gateway.scheduler.hold = True
@@ -284,6 +290,7 @@ async def test_a_refusal_is_told_and_the_connection_lives_on(later: bool) -> Non
         assert gateway.scheduler.finishes == [2]
 
 
+@pytest.mark.fault(11)
 async def test_a_large_body_arrives_whole() -> None:
     body = b'{"model": "m", "x": "' + bytes(range(97, 123)) * 200_000 + b'"}'
     async with rig() as gateway:
@@ -331,6 +338,7 @@ async def test_tls_backend_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(backend.connections) == 1
 
 
+@pytest.mark.fault(9)
 async def test_routing_order_and_control_plane() -> None:
     other, control = FakeBackend(), FakeBackend()
     await other.start()
@@ -381,6 +389,7 @@ async def test_routing_order_and_control_plane() -> None:
     await control.stop()
 
 
+@pytest.mark.fault(18, 22)
 async def test_messages_of_unroutable_requests() -> None:
     async with rig() as gateway:
         answer = await gateway.ask(chat(b'{"model": "$(touch /tmp/x)\\n\'"}'))
@@ -403,6 +412,7 @@ async def test_send_model_as() -> None:
         assert gateway.backend.requests[-1].body == b'{"model":"x"}'
 
 
+@pytest.mark.fault(23)
 async def test_multipart_is_routed_and_passes_byte_for_byte() -> None:
     body = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n\x00\xff\r\n'
@@ -415,6 +425,7 @@ async def test_multipart_is_routed_and_passes_byte_for_byte() -> None:
         assert gateway.backend.requests[0].header("content-type") == "multipart/form-data; boundary=b"
 
 
+@pytest.mark.fault(13)
 async def test_compressed_bodies_need_a_model_in_the_target() -> None:
     body = b"\x1f\x8b not looked into"
     async with rig() as gateway:

@@ -37,6 +37,7 @@ async def test_every_run_has_its_own_mark(shop: Shop) -> None:
     assert "\n" not in marks
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize(
     "model",
     [

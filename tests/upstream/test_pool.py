@@ -88,6 +88,7 @@ async def test_last_in_first_out_and_a_bound(backend: FakeBackend) -> None:
     await finish(pool, backend)
 
 
+@pytest.mark.fault(33)
 async def test_idle_connections_are_not_kept_for_long(backend: FakeBackend) -> None:
     pool = Pool(backend.address, max_idle=8, idle_seconds=4.0)
     for _ in range(3):
@@ -104,6 +105,7 @@ async def test_idle_connections_are_not_kept_for_long(backend: FakeBackend) -> N
     await finish(pool, backend)
 
 
+@pytest.mark.fault(33)
 async def test_a_closed_pool_opens_again(backend: FakeBackend) -> None:
     pool = Pool(backend.address, max_idle=8, idle_seconds=60)
     idle, busy = await connected(pool), await connected(pool)
@@ -118,6 +120,7 @@ async def test_a_closed_pool_opens_again(backend: FakeBackend) -> None:
     await finish(pool, backend)
 
 
+@pytest.mark.fault(33)
 async def test_an_idle_connection_that_ends_is_forgotten(backend: FakeBackend) -> None:
     pool = Pool(backend.address, max_idle=8, idle_seconds=60)
     await ask(await connected(pool))
@@ -127,6 +130,7 @@ async def test_an_idle_connection_that_ends_is_forgotten(backend: FakeBackend) -
     await finish(pool, backend)
 
 
+@pytest.mark.fault(29, 30, 32)
 async def test_each_way_to_end_is_told_once(backend: FakeBackend) -> None:
     pool = Pool(backend.address, max_idle=8, idle_seconds=60)
     for answer, event in (
@@ -159,6 +163,7 @@ async def test_an_aborted_connection_says_nothing_more(backend: FakeBackend) -> 
     await finish(pool, backend)
 
 
+@pytest.mark.fault(28)
 async def test_nobody_there() -> None:
     backend = FakeBackend()
     await backend.start()
@@ -176,6 +181,7 @@ async def test_nobody_there() -> None:
         await finish(pool, backend)
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("turns", range(8))
 async def test_cancelling_an_attempt_leaves_nothing(backend: FakeBackend, turns: int) -> None:
     pool = Pool(backend.address, max_idle=8, idle_seconds=60)

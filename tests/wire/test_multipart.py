@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import AsyncGenerator
+from types import FrameType
+from typing import Any
 
 import anyio
 import pytest
@@ -38,6 +42,7 @@ def test_a_bytearray_is_read_as_well() -> None:
     assert model_in_form(KIND, bytearray(form(part("model", b"whisper-1"), AUDIO))) == "whisper-1"
 
 
+@pytest.mark.fault(17, 23)
 def test_of_two_models_the_last_one_counts() -> None:
     assert model_in_form(KIND, form(part("model", b"a"), AUDIO, part("model", b"b"))) == "b"
 
@@ -61,6 +66,7 @@ def test_a_part_that_never_ends_is_no_field() -> None:
     assert model_in_form(KIND, part("model", b"a") + part("model", b"b").removesuffix(b"\r\n")) == "a"
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("kind", "body", "message"),
     [
@@ -85,11 +91,68 @@ def test_what_cannot_be_read_is_a_bad_request(kind: bytes, body: bytes, message:
         model_in_form(kind, body)
 
 
+@pytest.mark.fault(23)
 def test_near_boundaries_are_counted_before_the_parser_walks_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """FAULTS 23. Each of them would cost a step in Python; with these, 16 MB of them took 10 s."""
     monkeypatch.delattr(multipart, "MultipartParser")  # the body must be refused without it
     with pytest.raises(BadRequestError, match="more than 128 parts"):
         model_in_form(b"multipart/form-data; boundary=b", form(part("file", b"\r\n--bX" * 3_000_000, "f")))
+
+
+def operations(body: bytes) -> int:
+    """Lines of Python that are run to read `body`: what its time is made of, and the same on every machine."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with contextlib.suppress(BadRequestError):
+            model_in_form(KIND, body)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.fault(23)
+@pytest.mark.parametrize(
+    "unit",
+    [
+        b"x" * 64,
+        b"\r\n" * 32,
+        b"\r" * 64,
+        b"-" * 64,
+        b"\r\n--frontie",
+        b"\r\n--front",
+        b"--frontier" * 6,
+        b"\r\n--",
+        b"\r\n-\r\n--\r\n--f",
+    ],
+)
+@pytest.mark.parametrize("field", ["file", "model"])
+def test_time_is_linear_in_the_body(unit: bytes, field: str) -> None:
+    """Of a part that is made to be searched for boundaries in vain: four times the bytes, four times the operations."""
+    small, large = (operations(form(part(field, unit * size, "f"))) for size in (100, 400))
+    assert small > 50, "that it is counted at all"
+    assert large <= small * 4.4
+    assert large <= 8 * len(unit) * 400
+
+
+@pytest.mark.fault(23)
+def test_thousands_of_parts_cost_no_more_than_the_allowed_ones() -> None:
+    allowed = operations(form(*[part("x", b"")] * multipart.MAX_PARTS))
+    assert operations(form(*[part("x", b"")] * 20_000)) < allowed
+
+
+@pytest.mark.fault(23)
+def test_a_giant_boundary_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(multipart, "MultipartParser")
+    with pytest.raises(BadRequestError, match="longer than 70 bytes"):
+        model_in_form(b"multipart/form-data; boundary=" + b"b" * 60_000, b"--" + b"b" * 1_000_000)
 
 
 def test_rewriting_touches_the_content_of_text_fields_only() -> None:
@@ -141,6 +204,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.fault(23)
 @given(st.lists(PIECES).map(b"".join))
 def test_starlette_reads_the_same_model(body: bytes) -> None:
     try:

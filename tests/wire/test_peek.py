@@ -17,6 +17,7 @@ FORM = b"multipart/form-data; boundary=b"
 FORM_BODY = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n--b--\r\n'
 
 
+@pytest.mark.fault(9, 17, 18, 21)
 @pytest.mark.parametrize(
     ("body", "model"),
     [
@@ -46,6 +47,7 @@ def test_the_model_in_a_json_body(body: bytes, model: str | None) -> None:
     assert model_in_body(JSON, bytearray(body)) == model
 
 
+@pytest.mark.fault(18, 21)
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -64,6 +66,7 @@ def test_a_model_that_is_no_name_is_named_as_the_culprit(body: bytes, message: s
     assert caught.value.param == "model"
 
 
+@pytest.mark.fault(16, 19, 20)
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -92,11 +95,13 @@ def test_what_is_not_json_is_a_bad_request(body: bytes, message: str) -> None:
         model_in_body(JSON, body)
 
 
+@pytest.mark.fault(20)
 def test_a_character_across_two_chunks_of_the_utf_8_check() -> None:
     for padding in range(65_530, 65_540):
         assert model_in_body(JSON, b'{"x":"' + b"x" * padding + '🦙","model":"a"}'.encode()) == "a"
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("depth", [10, 100, 300, 900, 1000, 1100, 3000, 10_000, 1_000_000])
 def test_nesting_of_any_depth_is_read_or_refused(depth: int) -> None:
     body = b'{"model":"a","x":' + b'{"x":' * depth + b"1" + b"}" * depth + b"}"
@@ -179,6 +184,7 @@ def test_a_target_whose_model_cannot_be_read(path: bytes, query: bytes, message:
     assert caught.value.param == "model"
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -205,6 +211,7 @@ def test_rewriting_a_form() -> None:
     assert with_model(FORM, FORM_BODY, "new") == FORM_BODY.replace(b"whisper", b"new")
 
 
+@pytest.mark.fault(22)
 def test_a_new_name_is_quoted_as_json() -> None:
     assert json.loads(with_model(JSON, b'{"model":"a"}', 'q"\\ü')) == {"model": 'q"\\ü'}
 
@@ -232,6 +239,7 @@ def objects(draw: st.DrawFn) -> bytes:
     return f"{draw(SPACES)}{{{draw(SPACES) if not members else ''}{','.join(members)}}}{draw(SPACES)}".encode()
 
 
+@pytest.mark.fault(16, 17)
 @given(objects())
 def test_json_reads_the_same_model(body: bytes) -> None:
     expected = json.loads(body).get("model", None)
@@ -246,6 +254,7 @@ def pairs(body: bytes) -> Any:
     return json.loads(body, object_pairs_hook=lambda members: members)
 
 
+@pytest.mark.fault(17)
 @given(objects())
 def test_rewriting_agrees_with_json_and_is_reversible(body: bytes) -> None:
     try:
@@ -261,6 +270,7 @@ def test_rewriting_agrees_with_json_and_is_reversible(body: bytes) -> None:
     assert with_model(JSON, new, "mark") == with_model(JSON, body, "mark")
 
 
+@pytest.mark.fault(16, 20)
 @given(st.binary(), st.sampled_from([None, JSON, b"text/plain", FORM, b"multipart/form-data"]))
 @example(b'{"model":"\\udc00"}', JSON)
 @example(b'{"model":"a","\\ud800":"\\udc00"}', JSON)
@@ -275,6 +285,7 @@ def test_any_bytes_give_a_name_none_or_a_bad_request(body: bytes, kind: bytes | 
         assert model is None or model.encode()
 
 
+@pytest.mark.fault(20)
 @given(st.binary(), st.binary())
 def test_any_target_gives_a_name_none_or_a_bad_request(path: bytes, query: bytes) -> None:
     for target in (path, b"/upstream/" + path):

@@ -59,6 +59,7 @@ REQUESTS = st.lists(
 )
 
 
+@pytest.mark.fault(3)
 @given(st.data(), REQUESTS)
 def test_requests_survive_any_split(data: st.DataObject, sent: list[Sent]) -> None:
     got = read(data.draw(splits(b"".join(request.wire for request in sent))))
@@ -72,6 +73,7 @@ def test_requests_survive_any_split(data: st.DataObject, sent: list[Sent]) -> No
         assert request.host == b"a"
 
 
+@pytest.mark.fault(2, 3)
 @given(st.data(), REQUESTS)
 def test_a_forwarded_request_is_one_message_and_the_same(data: st.DataObject, sent: list[Sent]) -> None:
     for request in read(data.draw(splits(b"".join(original.wire for original in sent)))):
@@ -95,6 +97,7 @@ def test_a_forwarded_request_is_one_message_and_the_same(data: st.DataObject, se
         assert backend.trailing_data == (b"", False), "exactly one message"
 
 
+@pytest.mark.fault(1, 3)
 @given(st.data(), REQUESTS)
 def test_damaged_requests_are_refused_or_read_but_never_break(data: st.DataObject, sent: list[Sent]) -> None:
     wire = bytearray(b"".join(original.wire for original in sent))
@@ -131,6 +134,7 @@ def test_damaged_requests_are_refused_or_read_but_never_break(data: st.DataObjec
     assert outcomes[0] == outcomes[1], "how it arrives must not matter"
 
 
+@pytest.mark.fault(4)
 def test_what_is_left_is_never_touched() -> None:
     first = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n\r\n\r\n"
     for rest in (b"GARBAGE\n\n", b"\r\n\r\nGET / HTTP/1.1\r\n", b"x"):
@@ -175,6 +179,7 @@ def test_keep_alive(version: bytes, connection: bytes, keep_alive: bool) -> None
     assert request.keep_alive is keep_alive
 
 
+@pytest.mark.fault(10, 11)
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_bounds_do_not_depend_on_how_it_arrives(step: int) -> None:
     def feed(reading: RequestReader, wire: bytes) -> None:

@@ -30,6 +30,7 @@ INTERIM = st.sampled_from([b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103
 EXCESS = st.sampled_from([b"", b"\r\n", b"x", b"HTTP/1.1 200 OK\r\n\r\n", b"0\r\n\r\n"])
 
 
+@pytest.mark.fault(32)
 @given(st.data(), FIELDS, framed(), INTERIM, EXCESS, st.booleans())
 def test_responses_survive_any_split(
     data: st.DataObject, fields: list[tuple[str, bytes]], body: Body, interim: bytes, excess: bytes, decode: bool
@@ -63,6 +64,7 @@ def test_responses_survive_any_split(
     assert content == body.content
 
 
+@pytest.mark.fault(32)
 @given(st.data(), framed())
 def test_damaged_responses_are_refused_or_read_but_never_break(data: st.DataObject, body: Body) -> None:
     wire = bytearray(b"HTTP/1.1 200 OK\r\nX-T-A: b\r\n" + body.fields + b"\r\n" + body.wire)
@@ -79,6 +81,7 @@ def test_damaged_responses_are_refused_or_read_but_never_break(data: st.DataObje
     assert outcomes[0] == outcomes[1], "how it arrives must not matter"
 
 
+@pytest.mark.fault(30, 32)
 def test_a_truncated_response_is_never_complete() -> None:
     for wire in (
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",

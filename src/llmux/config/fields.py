@@ -21,6 +21,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from llmux.addresses import parse_network
 from llmux.config.sizes import SIZE_PATTERN, parse_size
 
 #: What pydantic puts into the place of an error in `needs`, to say which form it took it for.
@@ -47,6 +48,11 @@ def _check_script(script: str) -> str:
     if "\0" in script or any("\ud800" <= character <= "\udfff" for character in script):
         raise ValueError("a script must not have NUL characters or lone surrogates")
     return script
+
+
+def _check_network(text: str) -> str:
+    parse_network(text)
+    return text
 
 
 def _check_file(name: str) -> str:
@@ -90,6 +96,7 @@ Duration = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False), AfterValidat
 Limit = Annotated[StrictFloat, Field(gt=0, allow_inf_nan=False), AfterValidator(_no_longer)]
 Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 NotNegative = Annotated[StrictFloat, Field(ge=0, allow_inf_nan=False)]
+NetworkName = Annotated[str, AfterValidator(_check_network)]
 Needs = Annotated[
     Annotated[dict[DeviceName, Size], Tag(BY_DEVICE)] | Annotated[Size, Tag(ON_ONE_DEVICE)],
     Discriminator(_needs_kind),

@@ -34,6 +34,7 @@ from llmux.config.fields import (
     FileName,
     Name,
     Needs,
+    NetworkName,
     Script,
     Section,
     Size,
@@ -277,6 +278,13 @@ class Config(Section):
         description="Pages of other sites that may use llmux from a browser. Default: none.",
         examples=[{"origins": ["https://chat.example.com"]}],
         json_schema_extra=without_default,
+    )
+    trusted_proxies: list[NetworkName] = Field(
+        default=[],
+        description="Addresses, or networks such as 10.0.0.0/8, of proxies in front of llmux. What they say in "
+        "X-Forwarded-* fields is passed on, and their own address is added to X-Forwarded-For. From everybody else "
+        "these fields are overwritten. Default: none.",
+        examples=[["127.0.0.1", "10.0.0.0/8"]],
     )
     devices: Devices | None = Field(
         default=None,

@@ -46,6 +46,7 @@ class ClientConnection(asyncio.Protocol):
     Attributes:
         deadline: on the loop's clock; the gateway calls `deadline_passed` when it has passed.
         forwarded: header lines about this client, for backends.
+        trusted: it is a proxy whose X-Forwarded-* fields are believed.
         write_paused: something that was written has not left yet.
     """
 
@@ -63,6 +64,7 @@ class ClientConnection(asyncio.Protocol):
         "_unsent",
         "deadline",
         "forwarded",
+        "trusted",
         "write_paused",
     )
 
@@ -81,6 +83,7 @@ class ClientConnection(asyncio.Protocol):
         self._discarded = 0
         self.deadline = math.inf
         self.forwarded = b""
+        self.trusted = False
         self.write_paused = False
 
     @property
@@ -265,6 +268,7 @@ class ClientConnection(asyncio.Protocol):
                 str(peer[0]).encode("latin-1"),
                 b"https" if tls else b"http",
             )
+            self.trusted = self._shared.settings.trusts(str(peer[0]))
         self._shared.client_opened(self)
         self.deadline = self._shared.loop.time() + self._shared.seconds.keep_alive
         if self._shared.stopping:

@@ -242,6 +242,7 @@ class Exchange:
             path=self._path,
             host=pool.host,
             forwarded=self._client.forwarded,
+            trusted=self._client.trusted,
         )
         reader = ResponseReader if request.http11 else DecodingResponseReader
         self._response = response = reader(to_head=request.method == b"HEAD")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llmux.addresses import BackendAddress
+from llmux.addresses import BackendAddress, Network, in_networks
 from llmux.upstream import Canary
 
 
@@ -42,6 +42,7 @@ class GatewaySettings:
         max_buffered_bytes: of all request bodies together that are in memory (503).
         max_idle_upstream: idle connections kept per backend.
         upstream_idle_seconds: how long they are kept; uvicorn closes its side after 5 s.
+        trusted_proxies: networks of the proxies whose X-Forwarded-* fields are believed.
     """
 
     max_head_bytes: int = 64 * 1024
@@ -50,6 +51,11 @@ class GatewaySettings:
     max_idle_upstream: int = 64
     upstream_idle_seconds: float = 4.0
     timeouts: Timeouts = field(default_factory=Timeouts)
+    trusted_proxies: tuple[Network, ...] = ()
+
+    def trusts(self, address: str) -> bool:
+        """Is the client at `address` one of the trusted proxies?"""
+        return bool(self.trusted_proxies) and in_networks(address, self.trusted_proxies)
 
 
 @dataclass(frozen=True, slots=True)

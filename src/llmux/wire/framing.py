@@ -1,4 +1,4 @@
-"""Where one HTTP/1 message may end, and where the next may therefore begin.
+"""Where one HTTP/1 message may end, and where the next may therefore begin; and the reading of heads up to there.
 
 Pure. httptools cannot be paused and does not tell where it stopped, so a reader that fed it all it has would hand
 it bytes of the next message too. A head, and a chunked body, always end in an empty line; readers feed the parser
@@ -7,7 +7,20 @@ up to an empty line at most and look whether the message is over.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Protocol
+
+from httptools import HttpParserError, HttpParserUpgrade
+
+from llmux.errors import LlmuxError
+
 EMPTY_LINE = b"\r\n\r\n"
+
+
+class Parser(Protocol):
+    """What is used of httptools' two parsers."""
+
+    def feed_data(self, data: bytes, /) -> None: ...
 
 
 def cut(tail: bytes, data: bytes) -> tuple[int, bytes]:
@@ -24,3 +37,70 @@ def cut(tail: bytes, data: bytes) -> tuple[int, bytes]:
     if at >= 0:
         return at + 4, b""
     return len(data), (tail + data[-3:])[-3:]
+
+
+class HeadReader:
+    """Feeds heads to llhttp, which judges them, and keeps the bytes of one for whoever cuts it into lines.
+
+    What requests and responses have in common. A head that comes in one piece, as nearly all do, is not copied.
+    """
+
+    __slots__ = ("_head", "_headers_done", "_parser", "_tail")
+
+    def _expect_head(self) -> None:
+        """The next byte begins a head, and a message of its own."""
+        self._parser: Parser | None = None  # letting go of it also breaks the cycle with its callbacks
+        self._head: bytearray | None = None
+        self._headers_done = False
+        self._tail = b""
+
+    def _feed_head(self, data: bytes) -> bytes:
+        """Take in `data` up to the first empty line; returns what is left."""
+        end, self._tail = cut(self._tail, data)
+        piece = data if end == len(data) else data[:end]
+        size = end
+        if self._head is not None:
+            self._head += piece
+            size = len(self._head)
+        if size > self._head_room():
+            raise self._too_large()
+        self._parse(piece)
+        if self._headers_done:
+            self._end_head(piece if self._head is None else bytes(self._head))
+        elif self._head is None:
+            self._head = bytearray(piece)
+        return data[end:]
+
+    def _parse(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = self._new_parser()
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade:
+            raise self._upgrade() from None
+        except HttpParserError as error:
+            raise self._malformed(error) from None
+
+    def on_headers_complete(self) -> None:
+        self._headers_done = True
+
+    @abstractmethod
+    def _new_parser(self) -> Parser: ...
+
+    @abstractmethod
+    def _head_room(self) -> int:
+        """Bytes that the head may have."""
+
+    @abstractmethod
+    def _end_head(self, head: bytes) -> None:
+        """`head` is whole: llhttp has found nothing wrong with it."""
+
+    @abstractmethod
+    def _too_large(self) -> LlmuxError: ...
+
+    @abstractmethod
+    def _malformed(self, error: HttpParserError) -> LlmuxError: ...
+
+    @abstractmethod
+    def _upgrade(self) -> LlmuxError: ...

@@ -6,6 +6,7 @@ Pure. Hop-by-hop fields are those of RFC 9110, section 7.6.1, with the older nam
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 # What to do with a field. Plain ints, as they are compared for every field of every message.
@@ -20,6 +21,7 @@ CONTENT_TYPE: Final = 7  # forwarded too
 CONTENT_ENCODING: Final = 8  # forwarded too
 CREDENTIAL: Final = 9  # forwarded too, unless it was llmux that wanted it
 BROWSER: Final = 10  # forwarded too
+FORWARDED: Final = 11  # X-Forwarded-*: dropped, unless a trusted proxy has sent it
 
 _BOTH_WAYS: Final = {
     b"connection": CONNECTION,
@@ -64,9 +66,11 @@ class _Kinds(dict[bytes, int]):
         lower = name.lower()
         kind = self._table.get(lower, FORWARD)
         if self._from_client and kind == FORWARD:
-            # CGI-like backends read X_Forwarded_For as X-Forwarded-For, so it is a forgery too.
+            # CGI-like backends read X_Forwarded_For as X-Forwarded-For, so it is a forgery, whoever sends it.
             dashed = lower.replace(b"_", b"-")
-            if dashed.startswith(_FORGEABLE) or (dashed != lower and dashed in self._table):
+            if lower.startswith(_FORGEABLE) and dashed == lower:
+                kind = FORWARDED
+            elif dashed.startswith(_FORGEABLE) or (dashed != lower and dashed in self._table):
                 kind = DROP
         if len(self) < 1024 and len(name) <= 64:
             self[name] = kind
@@ -90,11 +94,28 @@ def connection_options(value: bytes) -> frozenset[bytes]:
     return frozenset(o.strip().lower() for o in value.split(b",")) - {b""} if options is None else options
 
 
-def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
+def without(lines: Iterable[bytes], names: frozenset[bytes]) -> list[bytes]:
     """The header `lines` (``name: value``) whose names are not among `names` (lower case)."""
-    return [line for line in lines if line.partition(b":")[0].lower() not in names]
+    return [line for line in lines if _name(line) not in names]
 
 
 def without_cors(lines: list[bytes]) -> list[bytes]:
     """The header `lines` of a response without those that tell browsers who may read it: llmux says that."""
     return [line for line in lines if line[:15].lower() != b"access-control-"]
+
+
+def forwarded_by_proxy(own: bytes, theirs: tuple[bytes, ...]) -> bytes:
+    """The X-Forwarded-* lines for a backend, where a trusted proxy has sent lines of its own (`theirs`).
+
+    `own` is what llmux itself knows, each line with its CR LF. The proxy's address is added to those that the request
+    has come through; for the rest, what the proxy says counts, and of several the last, which is the nearest proxy's.
+    """
+    mine = own.split(b"\r\n")[:-1]
+    said = {_name(line): line for line in (*mine, *theirs)}
+    said.pop(b"x-forwarded-for", None)
+    via = [line.partition(b":")[2].strip() for line in (*theirs, *mine) if _name(line) == b"x-forwarded-for"]
+    return b"\r\n".join([b"X-Forwarded-For: " + b", ".join(filter(None, via)), *said.values(), b""])
+
+
+def _name(line: bytes) -> bytes:
+    return line.partition(b":")[0].lower()

@@ -9,6 +9,7 @@ from typing import Final
 
 from llmux.errors import LlmuxError
 from llmux.wire.errors import error_body
+from llmux.wire.headers import forwarded_by_proxy
 from llmux.wire.request import Request
 from llmux.wire.response import CHUNKED, UNTIL_CLOSE, ResponseReader
 
@@ -34,16 +35,22 @@ _REASONS: Final = {
 _NOT_IN_REASON: Final = bytes(range(9)) + bytes(range(10, 32)) + b"\x7f"
 
 
-def request_head(request: Request, *, base: bytes, path: bytes, host: bytes, forwarded: bytes) -> bytes:
+def request_head(
+    request: Request, *, base: bytes, path: bytes, host: bytes, forwarded: bytes, trusted: bool = False
+) -> bytes:
     """The head of `request` for a backend called `host` whose paths begin with `base`.
 
     `path` takes the place of the request's own. `forwarded` is header lines about the client, each with its CR LF; the
-    host that it asked for is added to them.
+    host that it asked for is added to them. What the client itself says of who asks counts only if it is `trusted`.
     """
+    if request.host:
+        forwarded += b"X-Forwarded-Host: " + request.host + b"\r\n"
+    if trusted and request.forwarded:
+        forwarded = forwarded_by_proxy(forwarded, request.forwarded)
     lines = [
         request.method + b" " + base + path + request.query + b" HTTP/1.1\r\nHost: " + host,
         *request.lines,
-        forwarded + (b"X-Forwarded-Host: " + request.host + b"\r\n" if request.host else b""),
+        forwarded,
     ]
     end = b"Content-Length: %d\r\n\r\n" % len(request.body) if request.framed else b"\r\n"
     return b"\r\n".join(lines) + end

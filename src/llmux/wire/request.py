@@ -8,9 +8,10 @@ Nothing after the end of a request, and nothing after an error, is ever parsed a
 
 from __future__ import annotations
 
+import string
 from typing import Final
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpRequestParser
 
 from llmux.errors import (
     BadRequestError,
@@ -18,7 +19,7 @@ from llmux.errors import (
     HeadersTooLargeError,
     NotImplementedOnWireError,
 )
-from llmux.wire.framing import cut
+from llmux.wire.framing import HeadReader, Parser, cut
 from llmux.wire.headers import (
     BROWSER,
     CONNECTION,
@@ -28,6 +29,7 @@ from llmux.wire.headers import (
     CREDENTIAL,
     EXPECT,
     FORWARD,
+    FORWARDED,
     HOST,
     REQUEST_FIELDS,
     TRANSFER_ENCODING,
@@ -35,7 +37,10 @@ from llmux.wire.headers import (
     without,
 )
 
+_CHUNK_OVERHEAD: Final = 16  # bytes of framing for each of content that are not counted
 _NOT_NOMINATED: Final = frozenset({b"close", b"keep-alive"})
+# Of a host and port (RFC 3986, section 3.2.2): unreserved, percent-encoded, sub-delims, those of IP literals.
+_HOST_CHARACTERS: Final = (string.ascii_letters + string.digits + "-._~%!$&'()*+,;=[]:").encode()
 
 
 class Request:
@@ -49,6 +54,7 @@ class Request:
         credentials: those of them that may show a key.
         browser: those of them that only browsers send.
         host: what the client asked for: the authority of an absolute target, else the Host field.
+        forwarded: the client's X-Forwarded-* fields, each ``name: value``; not among `lines`.
         http11: whether the client speaks HTTP/1.1, else 1.0.
         keep_alive: whether the client wants the connection to stay open.
         framed: whether the client declared a body, be it an empty one.
@@ -61,6 +67,7 @@ class Request:
         "content_encoding",
         "content_type",
         "credentials",
+        "forwarded",
         "framed",
         "host",
         "http11",
@@ -79,6 +86,7 @@ class Request:
         self.credentials: tuple[bytes, ...] = ()
         self.browser: tuple[bytes, ...] = ()
         self.host = b""
+        self.forwarded: tuple[bytes, ...] = ()
         self.content_type: bytes | None = None
         self.content_encoding: bytes | None = None
         self.http11 = True
@@ -87,7 +95,7 @@ class Request:
         self.body: bytes | bytearray = b""
 
 
-class RequestReader:
+class RequestReader(HeadReader):
     """Feed it what a client sends; it stops at the end of each request.
 
     Attributes:
@@ -100,14 +108,10 @@ class RequestReader:
 
     __slots__ = (
         "_chunked",
-        "_head",
-        "_headers_done",
         "_length",
         "_max_body",
         "_max_head",
         "_overhead",
-        "_parser",
-        "_tail",
         "complete",
         "expects_continue",
         "in_body",
@@ -127,10 +131,7 @@ class RequestReader:
         self.in_body = False
         self.complete = False
         self.expects_continue = False
-        self._parser: HttpRequestParser | None = None  # also breaks the cycle with its callbacks
-        self._head: bytearray | None = None
-        self._headers_done = False
-        self._tail = b""
+        self._expect_head()
         self._chunked = False
         self._length = 0
         self._overhead = 0
@@ -142,6 +143,7 @@ class RequestReader:
             BadRequestError, NotImplementedOnWireError, HeadersTooLargeError, BodyTooLargeError: the rest of the
                 client's bytes mean nothing any more. The reader must not be fed again.
         """
+        self.started = True
         while data and not self.complete:
             if not self.in_body:
                 data = self._feed_head(data)
@@ -151,38 +153,24 @@ class RequestReader:
                 data = self._feed_length(data)
         return data
 
-    def _parse(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None:
-            parser = self._parser = HttpRequestParser(self)
-        try:
-            parser.feed_data(data)
-        except HttpParserUpgrade:
-            raise NotImplementedOnWireError("CONNECT and protocol upgrades are not supported") from None
-        except HttpParserError as error:
-            raise BadRequestError(f"malformed request: {error}") from None
-
     # --- heads ----------------------------------------------------------------------------------------------------
 
-    def _feed_head(self, data: bytes) -> bytes:
-        end, self._tail = cut(self._tail, data)
-        piece = data if end == len(data) else data[:end]
-        size = end
-        if self._head is not None:
-            self._head += piece
-            size = len(self._head)
-        if size > self._max_head:
-            raise HeadersTooLargeError(f"the request's head is larger than {self._max_head} bytes")
-        self._parse(piece)
-        if self._headers_done:
-            self._end_head(piece if self._head is None else bytes(self._head))
-        elif self._head is None:
-            self.started = True
-            self._head = bytearray(piece)
-        return data[end:]
+    def _new_parser(self) -> Parser:
+        return HttpRequestParser(self)
+
+    def _head_room(self) -> int:
+        return self._max_head
+
+    def _too_large(self) -> HeadersTooLargeError:
+        return HeadersTooLargeError(f"the request's head is larger than {self._max_head} bytes")
+
+    def _malformed(self, error: HttpParserError) -> BadRequestError:
+        return BadRequestError(f"malformed request: {error}")
+
+    def _upgrade(self) -> NotImplementedOnWireError:
+        return NotImplementedOnWireError("CONNECT and protocol upgrades are not supported")
 
     def _end_head(self, head: bytes) -> None:
-        self.started = True
         lines = head.lstrip(b"\r\n").split(b"\r\n")
         target = self._request_line(lines[0])
         request = self.request
@@ -213,14 +201,17 @@ class RequestReader:
             elif kind == BROWSER:
                 request.browser = (*request.browser, line)
                 kept.append(line)
-            elif kind == EXPECT:
-                self.expects_continue = value.strip().lower() == b"100-continue"
+            elif kind == EXPECT:  # to be ignored if HTTP/1.0 says it (RFC 9110, section 10.1.1)
+                self.expects_continue = request.http11 and value.strip().lower() == b"100-continue"
+            elif kind == FORWARDED:
+                request.forwarded += (line,)
         self._set_target(target, host)
         if connection is not None:
             options = connection_options(connection)
             request.keep_alive = b"close" not in options and (request.http11 or b"keep-alive" in options)
             if not options <= _NOT_NOMINATED:
                 request.lines = without(kept, options)
+                request.forwarded = tuple(without(request.forwarded, options))
         self._set_framing(transfer_encoding, length)
 
     def _request_line(self, line: bytes) -> bytes:
@@ -241,13 +232,15 @@ class RequestReader:
             if request.http11:
                 raise BadRequestError("malformed request: there is no Host field")
         else:
-            request.host = host
+            request.host = _checked_host(host)
         if not target.startswith(b"/"):
             scheme, separator, rest = target.partition(b"://")
             if not separator or scheme.lower() not in (b"http", b"https"):
                 raise BadRequestError("malformed request: the target must be a path")
             at = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
-            request.host = rest[:at]
+            request.host = _checked_host(rest[:at])
+            if not request.host:
+                raise BadRequestError("malformed request: the target has no host")
             target = rest[at:] if rest.startswith(b"/", at) else b"/" + rest[at:]
         if b"#" in target:
             raise BadRequestError("malformed request: a target has no fragment")
@@ -292,11 +285,13 @@ class RequestReader:
         end, self._tail = cut(self._tail, data)
         before = len(self.request.body)
         self._parse(data[:end])
-        if len(self.request.body) > self._max_body:
+        size = len(self.request.body)
+        if size > self._max_body:
             raise BodyTooLargeError(f"the request's body is larger than {self._max_body} bytes")
-        # Chunk extensions and trailers are read and dropped, but not without end.
-        self._overhead = 0 if len(self.request.body) > before else self._overhead + end
-        if self._overhead > self._max_head:
+        # Chunk sizes, extensions and trailers are read and dropped, but not without end. A chunk of one byte, which is
+        # odd but honest, takes five more; what is beyond that counts like a head.
+        self._overhead += end - (size - before)
+        if self._overhead > self._max_head + _CHUNK_OVERHEAD * size:
             raise HeadersTooLargeError("the request's chunk extensions or trailers are too large")
         return data[end:]
 
@@ -312,15 +307,19 @@ class RequestReader:
 
     # --- callbacks of httptools -----------------------------------------------------------------------------------
 
-    def on_headers_complete(self) -> None:
-        self._headers_done = True
-
     def on_body(self, body: bytes) -> None:
         self._append(body)
 
     def on_message_complete(self) -> None:
         if self._chunked:
             self._end_body()
+
+
+def _checked_host(host: bytes) -> bytes:
+    """A backend is told of it, and may build links with it."""
+    if host.translate(None, _HOST_CHARACTERS):
+        raise BadRequestError("malformed request: that is no host")
+    return host
 
 
 def _once(before: bytes | None, value: bytes) -> bytes:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserError, HttpResponseParser
 
 from llmux.errors import BackendError
-from llmux.wire.framing import cut
+from llmux.wire.framing import HeadReader, Parser, cut
 from llmux.wire.headers import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -25,7 +25,8 @@ from llmux.wire.headers import (
 )
 
 MAX_HEAD_BYTES = 256 * 1024
-"""Of one response head. What comes after it is handed on, not kept, so it needs no bound."""
+"""Of a response's head, and of all interim responses before it. What comes after it is handed on, not kept, so it
+needs no bound."""
 
 
 # What tells where the body ends. Plain ints, as they are compared for every piece of it.
@@ -35,7 +36,7 @@ CHUNKED: Final = 2
 UNTIL_CLOSE: Final = 3
 
 
-class ResponseReader:
+class ResponseReader(HeadReader):
     """Feed it what a backend sends in answer to one request.
 
     Interim responses (1xx) are dropped. A chunked body is handed on with its framing.
@@ -52,12 +53,9 @@ class ResponseReader:
     """
 
     __slots__ = (
-        "_head",
-        "_headers_done",
         "_in_chunk",
-        "_parser",
+        "_interim",
         "_remaining",
-        "_tail",
         "_to_head",
         "complete",
         "content_length",
@@ -73,10 +71,8 @@ class ResponseReader:
 
     def __init__(self, *, to_head: bool) -> None:
         self._to_head = to_head
-        self._parser: HttpResponseParser | None = None
-        self._head: bytearray | None = None
-        self._headers_done = False
-        self._tail = b""
+        self._expect_head()
+        self._interim = 0
         self._remaining = 0
         self._in_chunk = False
         self.started = False
@@ -98,7 +94,8 @@ class ResponseReader:
         """
         self.started = True
         if not self.head_done:
-            data = self._feed_head(data)
+            while data and not self.head_done:
+                data = self._feed_head(data)
             if self.complete or not data:
                 return b"", data
         if self.framing == CHUNKED:
@@ -127,41 +124,29 @@ class ResponseReader:
 
     # --- heads ----------------------------------------------------------------------------------------------------
 
-    def _feed_head(self, data: bytes) -> bytes:
-        while data and not self.head_done:
-            end, self._tail = cut(self._tail, data)
-            piece = data if end == len(data) else data[:end]
-            size = end
-            if self._head is not None:
-                self._head += piece
-                size = len(self._head)
-            if size > MAX_HEAD_BYTES:
-                raise BackendError(f"the backend's response head is larger than {MAX_HEAD_BYTES} bytes")
-            self._parse(piece)
-            if self._headers_done:
-                self._end_head(piece if self._head is None else bytes(self._head))
-            elif self._head is None:
-                self._head = bytearray(piece)
-            data = data[end:]
-        return data
+    def _new_parser(self) -> Parser:
+        return HttpResponseParser(self)
 
-    def _parse(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None:
-            parser = self._parser = HttpResponseParser(self)
-        try:
-            parser.feed_data(data)
-        except HttpParserUpgrade:
-            raise BackendError("the backend switched protocols unasked") from None
-        except HttpParserError as error:
-            raise BackendError(f"the backend's response is malformed: {error}") from None
+    def _head_room(self) -> int:
+        return MAX_HEAD_BYTES - self._interim
+
+    def _too_large(self) -> BackendError:
+        return BackendError(f"the backend's response head is larger than {MAX_HEAD_BYTES} bytes")
+
+    def _malformed(self, error: HttpParserError) -> BackendError:
+        return BackendError(f"the backend's response is malformed: {error}")
+
+    def _upgrade(self) -> BackendError:
+        return BackendError("the backend switched protocols unasked")
 
     def _end_head(self, head: bytes) -> None:
         lines = head.lstrip(b"\r\n").split(b"\r\n")
         http11 = self._status_line(lines[0])
+        if self.status == 101:
+            raise self._upgrade()
         if self.status < 200:  # an interim response
-            self._head = None
-            self._headers_done = False
+            self._interim += len(head)
+            self._expect_head()
             return
         self.head_done = True
         kept = self.lines
@@ -237,9 +222,6 @@ class ResponseReader:
         self._parser = None  # and with it the cycle of references
 
     # --- callbacks of httptools -----------------------------------------------------------------------------------
-
-    def on_headers_complete(self) -> None:
-        self._headers_done = True
 
     def on_chunk_header(self) -> None:
         self._in_chunk = True
