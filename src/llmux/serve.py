@@ -18,7 +18,6 @@ import uvloop
 
 from llmux import logs
 from llmux.config import Config
-from llmux.errors import ConfigError
 from llmux.version import version
 
 BACKLOG = 1024
@@ -123,7 +122,7 @@ async def _serve(config: Config, sockets: Sequence[socket.socket]) -> int:
     try:
         app, _ = await build_app(config)
     except ValueError as error:
-        raise ConfigError("configuration", [("policy", None, str(error))]) from error
+        raise config.fault(("policy", "name"), str(error)) from error
     async with contextlib.AsyncExitStack() as stack:
         try:
             address = await stack.enter_async_context(app.serving(sockets=sockets))

@@ -60,7 +60,7 @@ def load(path: Path) -> Config:
             problems.append((dotted(place), root.find(place).line, message))
     if problems or config is None:
         raise ConfigError(source, sorted(problems, key=lambda problem: problem[1] or 0))
-    return _placed(config, path, warnings)
+    return _placed(config, path, root, warnings)
 
 
 def _read(path: Path, source: str) -> str:
@@ -149,7 +149,7 @@ def _sound(adapter: TypeAdapter[_T], value: Any) -> _T | None:
         return None
 
 
-def _placed(config: Config, path: Path, warnings: list[str]) -> Config:
+def _placed(config: Config, path: Path, root: Node, warnings: list[str]) -> Config:
     """Tell the configuration where its file is, and what follows from that."""
     base = Path(os.path.abspath(path)).parent
     folders, more = hook_folders(config, base, Path.cwd())
@@ -158,6 +158,7 @@ def _placed(config: Config, path: Path, warnings: list[str]) -> Config:
         if model.port == config.port and config.port:
             warnings.append(f"{dotted(('models', name, 'port'))} is llmux's own port: it would ask itself for answers")
     config._base_dir = base
+    config._file = (str(path), root)
     config._hook_dirs = folders
     config._warnings = tuple(warnings)
     return config

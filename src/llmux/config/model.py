@@ -39,6 +39,8 @@ from llmux.config.fields import (
 )
 from llmux.config.policy import PolicyConfig
 from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
+from llmux.config.tree import Location, Node, dotted
+from llmux.errors import ConfigError
 from llmux.messages import Hook
 
 FAULT = "llmux_fault"
@@ -212,7 +214,7 @@ class Config(Section):
     )
     policy: PolicyConfig = Field(
         default=PolicyConfig(),
-        description="When to switch, and to which model. Default: first come, first served.",
+        description="When to switch, and to which model. Default: the policy break-even.",
         examples=[{"request_timeout_secs": 300, "min_active_secs": 5}],
         json_schema_extra=without_default,  # it would list the options of all policies
     )
@@ -298,6 +300,7 @@ class Config(Section):
     _base_dir: Path | None = PrivateAttr(default=None)
     _hook_dirs: dict[tuple[str, Hook], Path] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
+    _file: tuple[str, Node] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check_whole(self) -> Config:
@@ -338,6 +341,17 @@ class Config(Section):
     def warnings(self) -> list[str]:
         """What is legal in the file but probably not meant; one line each."""
         return list(self._warnings)
+
+    def fault(self, place: Location, message: str) -> ConfigError:
+        """The error for a fault that shows only when the configuration is used; it names file and line, if it has any.
+
+        Args:
+            place: the keys that lead there.
+        """
+        if self._file is None:
+            return ConfigError("configuration", [(dotted(place), None, message)])
+        source, root = self._file
+        return ConfigError(source, [(dotted(place), root.find(place).line, message)])
 
     @property
     def event_log_path(self) -> Path | None:
