@@ -71,7 +71,7 @@ REGIMES = ("2", "10", "40", "asymmetric")
 LIMIT = 60.0  # longest wait, in seconds, that counts as goodput
 BACKEND = BackendModel()
 FOREVER = 1e9
-_MOST_FOR_A_BOUND = 1500  # requests: the bound takes seconds for each trace
+_MOST_FOR_A_BOUND = 700  # requests: the bound takes seconds for each trace
 
 
 @dataclass(frozen=True, slots=True)
