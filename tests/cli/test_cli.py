@@ -185,7 +185,7 @@ def test_a_missing_config_is_named(tmp_path: Path) -> None:
     ("policy", "told"),
     [
         ("{name: 'no_such_module:Policy'}", "'no_such_module:Policy' cannot be imported"),
-        ("{name: 'llmux.policy:FifoPolicy', speed: 1}", "could not be made: .*speed"),
+        ("{name: 'llmux.policy:FifoPolicy', speed: 1}", "could not be made: .*no arguments"),
     ],
 )
 def test_a_policy_that_cannot_be_made_is_a_bad_config(policy: str, told: str, config: Path) -> None:
