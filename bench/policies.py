@@ -1,12 +1,16 @@
 """How well policies schedule: mean wait, p95, goodput and switches on traces, against first come, first served.
 
-    python bench/policies.py [--traces DIR] [--sets NAME,...] [--loads u20,...] [--policies NAME,...]
+    python bench/policies.py [--traces DIR] [--sets NAME,...] [--loads u20,...] [--policies NAME,...] [--most N]
+                             [--jobs N] [--write docs]
 
 Plays every trace in `DIR` (CSV: arrival_s, model, prompt_tokens, output_tokens; named SET-LOAD.csv), and a few seeded
 ones made here, through the simulator: one device with room for one model, batches of 16, no drain deadline, and four
 cost regimes: every switch 2, 10 or 40 s, and a different sleep and wake time for each model. A cell is a trace in a
 regime. Figures are geometric means over cells of the ratio to the baseline's figure; `worst` is the largest ratio of
-mean waits. The break-even policy was tuned on the sets of `TUNED_ON` and on no other.
+mean waits. With
+`--write DIR` the tables go to DIR/policies-study.md, with a picture beside it, the online optimum for two models
+(`optimum.py`) and the lower bound of `llmux.sim.bounds`. The break-even policy was tuned on the
+sets of `TUNED_ON` and on no other.
 
 For comparison only, not part of llmux: llmux 2.4.0's first-in-first-out, in which each queued request leaves a ticket
 that may cause a switch long after it was served; llama-swap's rule, serve the awake model until it is idle, then the
@@ -17,14 +21,21 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import shlex
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import cast
+
+import study
+from rich.console import Console
+from rich.progress import Progress
 
 from llmux.core import CoreSettings, ModelSpec
 from llmux.core.ledger import Model
@@ -40,7 +51,18 @@ from llmux.policy import (
     SwitchTo,
     View,
 )
-from llmux.sim import Arrival, BackendModel, HookTimes, bursty, daily, parse_trace, poisson, simulate, zipf_rates
+from llmux.sim import (
+    Arrival,
+    BackendModel,
+    HookTimes,
+    bursty,
+    daily,
+    parse_trace,
+    poisson,
+    simulate,
+    zipf_rates,
+)
+from llmux.sim.bounds import lower_bound
 from llmux.sim.results import Waits
 
 TRACES = Path(__file__).parents[2] / "shared" / "traces"
@@ -49,6 +71,7 @@ REGIMES = ("2", "10", "40", "asymmetric")
 LIMIT = 60.0  # longest wait, in seconds, that counts as goodput
 BACKEND = BackendModel()
 FOREVER = 1e9
+_MOST_FOR_A_BOUND = 700  # requests: the bound takes seconds for each trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +263,35 @@ def table(title: str, cells: Cells, rules: Sequence[str], baseline: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def run(traces: Sequence[Trace], rules: Sequence[str], jobs: int) -> Cells:
+    """All cells, on `jobs` processes, with a progress bar on stderr."""
+    cells: Cells = {(trace.group, trace.load, regime): {} for trace in traces for regime in REGIMES}
+    tasks = [(trace, rule) for trace in traces for rule in rules]
+    with ProcessPoolExecutor(jobs) as pool, Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("traces x policies", total=len(tasks))
+        for (trace, rule), figures in zip(tasks, pool.map(_all_regimes, tasks), strict=True):
+            for regime, one in zip(REGIMES, figures, strict=True):
+                cells[trace.group, trace.load, regime][rule] = one
+            progress.advance(bar)
+    return cells
+
+
+def _all_regimes(task: tuple[Trace, str]) -> list[Figures]:
+    trace, rule = task
+    return [play(trace, regime, RULES[rule]) for regime in REGIMES]
+
+
+def bounds(traces: Sequence[Trace], cells: Cells, rules: Sequence[str]) -> str:
+    """Mean waits as multiples of what no policy can go below, at switches of 10 s."""
+    lines = ["| trace | no policy below | " + " | ".join(rules) + " |", "|---|---|" + "---|" * len(rules)]
+    for trace in traces:
+        bound = lower_bound(trace.arrivals, settings_for(trace.models), regime_times("10", trace.models), BACKEND)
+        if bound:
+            row = [f"{cells[trace.group, trace.load, '10'][rule].mean / bound:.2f}" for rule in rules]
+            lines.append(f"| {trace.group}-{trace.load} | {bound:.2f} s | {' | '.join(row)} |")
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Policies on traces, against first come, first served.")
     parser.add_argument("--traces", type=Path, default=TRACES)
@@ -247,38 +299,60 @@ def main() -> None:
     parser.add_argument("--loads", default="", help="only these loads")
     parser.add_argument("--policies", default=",".join(RULES), help=f"of {', '.join(RULES)}")
     parser.add_argument("--baseline", default="fifo,fifo-2.4", help="compare with these")
+    parser.add_argument("--most", type=int, default=sys.maxsize, help="only so many requests of each trace")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--write", type=Path, help="write the study with its pictures into this folder")
     arguments = parser.parse_args()
     rules, baselines = arguments.policies.split(","), arguments.baseline.split(",")
     sets, loads = (set(filter(None, text.split(","))) for text in (arguments.sets, arguments.loads))
     traces = list(made_here())
+    notes: list[str] = []
     if arguments.traces.is_dir():
         traces += read(arguments.traces)
     else:
-        print(f"Left out: the recorded traces, since there is no folder {arguments.traces}.\n")
+        notes.append(f"Left out: the recorded traces, since there is no folder {arguments.traces}.")
     made = {trace.group for trace in made_here()}
-    cells: Cells = {}
+    traces = [
+        replace(trace, arrivals=trace.arrivals[: arguments.most])
+        for trace in traces
+        if not (sets and trace.group not in sets) and not (loads and trace.load not in loads)
+    ]
+    traces = [replace(trace, models=_models(trace.arrivals)) for trace in traces]
+    if arguments.most < sys.maxsize:
+        notes.append(f"Only the first {arguments.most:,} requests of each trace were played.")
     began = time.perf_counter()
-    requests = 0
-    for trace in traces:
-        if (sets and trace.group not in sets) or (loads and trace.load not in loads):
-            continue
-        for regime in REGIMES:
-            wanted = dict.fromkeys([*rules, *baselines])
-            cells[trace.group, trace.load, regime] = {rule: play(trace, regime, RULES[rule]) for rule in wanted}
-            requests += len(trace.arrivals) * len(wanted)
-        print(f"{trace.group}-{trace.load}: done", file=sys.stderr)
+    wanted = list(dict.fromkeys([*rules, *baselines]))
+    cells = run(traces, wanted, arguments.jobs)
+    requests = sum(len(trace.arrivals) for trace in traces) * len(REGIMES) * len(wanted)
     groups = {
         "Tuned on": [key for key in cells if key[0] in TUNED_ON],
-        "Other traces": [key for key in cells if key[0] not in TUNED_ON and key[0] not in made],
+        "Other traces, not tuned on": [key for key in cells if key[0] not in TUNED_ON and key[0] not in made],
         "Made here, not tuned on": [key for key in cells if key[0] in made],
         "All recorded traces": [key for key in cells if key[0] not in made],
     }
-    for baseline in baselines:
-        for title, keys in groups.items():
-            if keys:
-                print(table(title, {key: cells[key] for key in keys}, rules, baseline))
+    tables = [
+        table(title, {key: cells[key] for key in keys}, rules, baseline)
+        for baseline in baselines
+        for title, keys in groups.items()
+        if keys
+    ]
     seconds = time.perf_counter() - began
-    print(f"{requests} requests simulated in {seconds:.0f} s: {seconds / requests * 1e5:.1f} s per 100,000.")
+    notes.append(f"{requests:,} requests simulated in {seconds:.0f} s on {arguments.jobs} processes.")
+    print("\n".join([*tables, *notes]))
+    if arguments.write is not None:
+        short = [trace for trace in traces if trace.load in ("u02", "u20") and len(trace.arrivals) <= _MOST_FOR_A_BOUND]
+        command = f"python bench/policies.py {shlex.join(sys.argv[1:])}"
+        text = study.page(command, tables, bounds(short, cells, rules), notes)
+        (arguments.write / "policies-study.md").write_text(text, encoding="utf-8")
+        by_load = {rule: _by_load(cells, rule, "fifo-2.4") for rule in wanted if rule != "fifo-2.4"}
+        study.draw(by_load, arguments.write / "policies-by-load.svg")
+
+
+def _by_load(cells: Cells, rule: str, baseline: str) -> dict[str, float]:
+    loads: dict[str, list[float]] = {}
+    for (_, load, _), cell in cells.items():
+        loads.setdefault(load, []).append(ratio(cell[rule].mean, cell[baseline].mean))
+    return {load: geometric_mean(values) for load, values in sorted(loads.items())}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import uvloop
 
 from llmux import logs
 from llmux.config import Config
-from llmux.errors import ConfigError
 from llmux.exposure import expose
 from llmux.version import version
 
@@ -128,7 +127,7 @@ async def _serve(config: Config, sockets: Sequence[socket.socket], warnings: Seq
     try:
         app, _ = await build_app(config)
     except ValueError as error:
-        raise ConfigError("configuration", [("policy", None, str(error))]) from error
+        raise config.fault(("policy", "name"), str(error)) from error
     async with contextlib.AsyncExitStack() as stack:
         try:
             address = await stack.enter_async_context(app.serving(sockets=sockets))

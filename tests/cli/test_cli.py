@@ -181,11 +181,19 @@ def test_a_missing_config_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_an_unknown_policy_is_a_bad_config(config: Path) -> None:
-    config.write_text(config.read_text() + "policy: {name: 'no_such_module:Policy'}\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ("{name: 'no_such_module:Policy'}", "'no_such_module:Policy' cannot be imported"),
+        ("{name: 'llmux.policy:FifoPolicy', speed: 1}", "could not be made: .*no arguments"),
+    ],
+)
+def test_a_policy_that_cannot_be_made_is_a_bad_config(policy: str, told: str, config: Path) -> None:
+    config.write_text(config.read_text().rstrip("\n") + f"\npolicy: {policy}\n", encoding="utf-8")
+    line = config.read_text().count("\n")
     result = llmux("-c", str(config))
     assert result.returncode == 2
-    assert "no_such_module" in result.stderr
+    assert re.search(rf"{re.escape(str(config))}:{line}: policy.name: policy .*{told}", result.stderr)
     assert "Traceback" not in result.stderr
     assert hooks_run(config) == []
 
@@ -239,7 +247,7 @@ def test_the_host_of_the_command_line_wins(config: Path) -> None:
 
 def test_a_public_address_is_warned_about(config: Path) -> None:
     with serving("-c", str(config), "--host", "0.0.0.0") as server:
-        assert "no key" in server.wait_for("public_bind")
+        assert "set `api_keys`" in server.wait_for("public_bind")
         assert server.stop() == 0
 
 

@@ -53,7 +53,7 @@ def test_one_table_with_every_policy_and_model(trace: Path) -> None:
     heads = "policy requests sw/1000 switch drain serve idle mean p50 p95 p99 max ≤60 s unfin. /bound"
     assert [line.split() for line in lines if "sw/1000" in line] == [heads.split()]
     first = [line.split()[0] for line in lines if line.split()]
-    for policy in ("fifo", "break-even", "drain-first", "priority", "round-robin"):
+    for policy in ("break-even", "fifo", "drain-first", "priority", "round-robin"):
         assert first.count(policy) >= 1
     assert first.count("a") == first.count("b") == first.count("c") == 5
     assert "mean wait" in lines[-1] or "little traffic" in lines[-1]
@@ -76,7 +76,7 @@ def test_the_numbers_add_up(trace: Path) -> None:
         assert policy["ratio_to_bound"] == pytest.approx(policy["waits"]["mean"] / data["mean_wait_bound_secs"])
         assert policy["ratio_to_bound"] >= 1
         assert (policy["unfinished"], policy["faults"]) == (0, [])
-    assert data["recommendation"]["in_use"] == "fifo"
+    assert data["recommendation"]["in_use"] == "break-even"
     assert data["recommendation"]["text"]
 
 
@@ -135,7 +135,7 @@ policy: {{name: round-robin, quantum: 3, min_active_secs: 4}}
     )
     data = run_json(trace, "-c", config, "--cost", 5)
     labels = [policy["label"] for policy in data["policies"]]
-    assert labels == ["round-robin:quantum=3.0", "fifo", "break-even", "drain-first", "priority"]
+    assert labels == ["round-robin:quantum=3.0", "break-even", "drain-first", "fifo", "priority"]
     assert data["recommendation"]["in_use"] == "round-robin:quantum=3.0"
     for policy in data["policies"]:
         assert set(policy["models"]) == {"a", "b", "long"}
@@ -228,11 +228,14 @@ def test_options_of_policies_and_sweeps(trace: Path) -> None:
 
 
 def test_what_the_core_decides_can_be_swept_too(trace: Path) -> None:
-    data = run_json(trace, "--policy", "fifo", "--sweep", "policy.min_active_secs=0,25")
+    data = run_json(trace, "--policy", "break-even", "--sweep", "policy.min_active_secs=0,25")
     labels = {policy["label"]: policy for policy in data["policies"]}
-    assert labels["fifo min_active_secs=25"]["min_active_secs"] == 25
-    assert labels["fifo min_active_secs=25"]["waits"]["mean"] > labels["fifo min_active_secs=0"]["waits"]["mean"]
-    assert data["recommendation"]["in_use"] == "fifo min_active_secs=0"
+    assert labels["break-even min_active_secs=25"]["min_active_secs"] == 25
+    assert (
+        labels["break-even min_active_secs=25"]["waits"]["mean"]
+        > labels["break-even min_active_secs=0"]["waits"]["mean"]
+    )
+    assert data["recommendation"]["in_use"] == "break-even min_active_secs=0"
 
 
 def test_unserved_requests_are_not_hidden(trace: Path) -> None:

@@ -27,7 +27,7 @@ def test_defaults() -> None:
     config = Config(models={"a": model()})
     assert (config.host, config.port) == ("127.0.0.1", 3000)
     assert config.policy == PolicyConfig(
-        name="fifo", request_timeout_secs=None, drain_before_switch=True, min_active_secs=0, options={}
+        name="break-even", request_timeout_secs=None, drain_before_switch=True, min_active_secs=0, options={}
     )
     assert config.trusted_proxies == []
     assert config.devices is None
@@ -178,7 +178,8 @@ def test_options_of_built_in_policies() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"max_wait_secs": 5}, "is not an option of the policy fifo; its options are: none"),
+        ({"name": "fifo", "max_wait_secs": 5}, "is not an option of the policy fifo; its options are: none"),
+        ({"quantum": 5}, "is not an option of the policy break-even; its options are: max_wait_secs, patience"),
         ({"name": "round-robin", "patience": 1}, "its options are: max_wait_secs, quantum"),
         ({"name": "break-even", "patience": -1}, "greater than or equal to 0"),
         ({"name": "priority", "ageing_secs": 0}, "greater than 0"),
@@ -198,7 +199,7 @@ def test_levels_are_those_of_models_that_there_are() -> None:
 
 
 def test_built_in_policies_have_no_options_of_their_own_making() -> None:
-    with pytest.raises(ValidationError, match="the policy fifo is built in"):
+    with pytest.raises(ValidationError, match="the policy break-even is built in"):
         PolicyConfig(options={"weight": 2})
     with pytest.raises(ValidationError, match="weight"):
         PolicyConfig.model_validate({"weight": 2})

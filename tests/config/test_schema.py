@@ -28,7 +28,7 @@ BAD: list[dict[str, Any]] = [
     {"models": {"a": MODEL}, "prot": 1},
     {"models": {"a": MODEL}, "policy": {"weight": 2}},
     {"models": {"a": MODEL}, "policy": {"name": "fifo", "weight": 2}},
-    {"models": {"a": MODEL}, "policy": {"max_wait_secs": 2}},
+    {"models": {"a": MODEL}, "policy": {"name": "fifo", "max_wait_secs": 2}},
     {"models": {"a": MODEL}, "policy": {"name": "round-robin", "patience": 2}},
     {"models": {"a": MODEL}, "policy": {"name": "round-robin", "quantum": "much"}},
     {"models": {"a": {**MODEL, "url": "http://x"}}},

@@ -41,10 +41,11 @@ def test_an_idle_model_gives_way_at_once(policy: Callable[[], SwitchPolicy]) -> 
 
 
 def test_break_even_leaves_when_enough_are_kept_out() -> None:
-    """One in flight: b is worth the switch once W * 2 >= 1 * (10 + 10 + 2 + 2) * 2 ** 1.5, that is with 34 waiting."""
-    play = playing(BreakEvenPolicy(patience=1.0), "a", "b")
+    """One in flight, and W requests for b: with one request for either besides (`_SELDOM`), b is worth the switch once
+    W * sqrt(2 / (W + 1)) * 2 >= 0.1 * (10 + 10 + 2 + 2) * 2 ** 1.4, that is with 6 waiting."""
+    play = playing(BreakEvenPolicy(patience=0.1), "a", "b")
     play.arrive("a")
-    for _ in range(33):
+    for _ in range(5):
         play.arrive("b")
         assert next_one(play) is None
     play.arrive("b")
@@ -52,15 +53,26 @@ def test_break_even_leaves_when_enough_are_kept_out() -> None:
 
 
 def test_break_even_stays_longer_for_a_larger_batch() -> None:
-    play = playing(BreakEvenPolicy(patience=1.0), "a", "b")
+    play = playing(BreakEvenPolicy(patience=0.1), "a", "b")
     for _ in range(4):
         play.arrive("a")
-    for _ in range(70):
+    for _ in range(20):  # 28 would do for four in flight, and 8 for two
         play.arrive("b")
     assert next_one(play) is None
     play.advance(2.0)
     play.finish(min(play.in_flight))
     play.finish(min(play.in_flight))
+    assert next_one(play) == "b"
+
+
+def test_break_even_lets_those_count_more_whose_model_is_seldom_asked_for() -> None:
+    play = playing(BreakEvenPolicy(patience=0.1), "a", "b")
+    for _ in range(20):
+        request = play.arrive("a")
+        play.advance(2.0)
+        play.finish(request)
+    play.arrive("a")
+    play.arrive("b")
     assert next_one(play) == "b"
 
 

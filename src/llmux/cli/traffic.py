@@ -15,6 +15,7 @@ import msgspec
 
 from llmux.cli import inputs
 from llmux.cli.inputs import InputError
+from llmux.config.policy import DEFAULT_POLICY
 from llmux.core import CoreSettings, ModelSpec
 from llmux.eventlog import UnreadableError, observed
 from llmux.policy.registry import BUILT_IN
@@ -120,7 +121,7 @@ def logged(
 
 
 def candidates(traffic: Traffic, policies: Sequence[str], sweeps: Sequence[str]) -> tuple[list[Candidate], int | None]:
-    """What is to be compared, and which of it is in use: the configuration's policy, else fifo."""
+    """What is to be compared, and which of it is in use: the configuration's policy, else the default."""
 
     own = None
     if traffic.own is not None:
@@ -131,12 +132,10 @@ def candidates(traffic: Traffic, policies: Sequence[str], sweeps: Sequence[str])
     if policies:
         chosen = [inputs.candidate(text, traffic.settings) for text in policies]
     else:
-        names = [
-            name for name in sorted(BUILT_IN, key=lambda name: name != "fifo") if own is None or name != own.policy
-        ]
+        names = sorted(BUILT_IN, key=lambda name: name != DEFAULT_POLICY)
         chosen = [own] if own is not None else []
-        chosen += [Candidate(name, name, {}, traffic.settings) for name in names]
-    in_use = own if own is not None else Candidate("fifo", "fifo", {}, traffic.settings)
+        chosen += [Candidate(name, name, {}, traffic.settings) for name in names if own is None or name != own.policy]
+    in_use = own if own is not None else Candidate(DEFAULT_POLICY, DEFAULT_POLICY, {}, traffic.settings)
     swept = inputs.sweep(chosen, sweeps) if sweeps else chosen
     labels = [one.label for one in swept]
     twice = next((label for label in labels if labels.count(label) > 1), None)

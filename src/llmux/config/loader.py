@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,22 +63,12 @@ def load(path: Path) -> Config:
             problems.append((dotted(place), root.find(place).line, message))
     if problems or config is None:
         raise ConfigError(source, sorted(problems, key=lambda problem: problem[1] or 0))
-    config._source = source
-    config._lines = {place: root.find(place).line for place in _places_of_files(config)}
-    return _placed(config, path, warnings)
+    return _placed(config, path, root, warnings)
 
 
 def _discreet(place: Location, message: str) -> str:
     """`message` without the value that it is about, where that may be a key."""
     return re.sub(r"^'.*' cannot", "cannot", message, flags=re.DOTALL) if is_secret_place(place) else message
-
-
-def _places_of_files(config: Config) -> Iterator[Location]:
-    """The places about which more can be said once what they name was read, which is not done here."""
-    for section, keys in (("api_keys", config.api_keys), ("admin_keys", config.admin_keys)):
-        for name, key in keys.items():
-            yield from ((section, name, source) for source in key.model_fields_set)
-    yield from (("tls", part) for part in ("cert", "key") if config.tls is not None)
 
 
 def _read(path: Path, source: str) -> str:
@@ -168,7 +157,7 @@ def _sound(adapter: TypeAdapter[_T], value: Any) -> _T | None:
         return None
 
 
-def _placed(config: Config, path: Path, warnings: list[str]) -> Config:
+def _placed(config: Config, path: Path, root: Node, warnings: list[str]) -> Config:
     """Tell the configuration where its file is, and what follows from that."""
     base = Path(os.path.abspath(path)).parent
     folders, more = hook_folders(config, base, Path.cwd())
@@ -177,6 +166,7 @@ def _placed(config: Config, path: Path, warnings: list[str]) -> Config:
         if model.port == config.port and config.port:
             warnings.append(f"{dotted(('models', name, 'port'))} is llmux's own port: it would ask itself for answers")
     config._base_dir = base
+    config._file = (str(path), root)
     config._hook_dirs = folders
     config._warnings = tuple(warnings)
     return config

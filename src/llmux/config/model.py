@@ -26,7 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from llmux.addresses import BackendAddress
 from llmux.config.access import AdminKeyConfig, CorsConfig, HostName, KeyConfig, TlsConfig
 from llmux.config.canary import CanaryConfig
-from llmux.config.checks import Claim, Fault, Location, did_you_mean, find_faults
+from llmux.config.checks import Claim, Fault, did_you_mean, find_faults
 from llmux.config.fields import (
     Aliases,
     Devices,
@@ -44,7 +44,7 @@ from llmux.config.fields import (
 from llmux.config.policy import PolicyConfig
 from llmux.config.secrets import empty_keys, pattern_faults
 from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
-from llmux.config.tree import dotted
+from llmux.config.tree import Location, Node, dotted
 from llmux.errors import ConfigError
 from llmux.messages import Hook
 
@@ -226,7 +226,7 @@ class Config(Section):
     )
     policy: PolicyConfig = Field(
         default=PolicyConfig(),
-        description="When to switch, and to which model. Default: first come, first served.",
+        description="When to switch, and to which model. Default: the policy break-even.",
         examples=[{"request_timeout_secs": 300, "min_active_secs": 5}],
         json_schema_extra=without_default,  # it would list the options of all policies
     )
@@ -360,8 +360,7 @@ class Config(Section):
     _base_dir: Path | None = PrivateAttr(default=None)
     _hook_dirs: dict[tuple[str, Hook], Path] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
-    _source: str = PrivateAttr(default="configuration")
-    _lines: dict[Location, int | None] = PrivateAttr(default_factory=dict)
+    _file: tuple[str, Node] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _check_whole(self) -> Config:
@@ -405,15 +404,26 @@ class Config(Section):
         """What is legal in the file but probably not meant; one line each."""
         return list(self._warnings)
 
+    def fault(self, place: Location, message: str) -> ConfigError:
+        """The error for a fault that shows only when the configuration is used; it names file and line, if it has any.
+
+        Args:
+            place: the keys that lead there.
+        """
+        return self.error([(place, message)])
+
     @property
     def event_log_path(self) -> Path | None:
         """Where the event log is written; None for nowhere."""
         return None if self.event_log is None else (self._base_dir or Path()) / self.event_log
 
     def error(self, faults: Iterable[Fault]) -> ConfigError:
-        """An error that has these faults, with the lines of keys and certificates in the file that this came from."""
-        problems = [(dotted(place), self._lines.get(place), message) for place, message in faults]
-        return ConfigError(self._source, sorted(problems, key=lambda problem: problem[1] or 0))
+        """The error for several faults: see `fault`."""
+        if self._file is None:
+            return ConfigError("configuration", [(dotted(place), None, message) for place, message in faults])
+        source, root = self._file
+        problems = [(dotted(place), root.find(place).line, message) for place, message in faults]
+        return ConfigError(source, sorted(problems, key=lambda problem: problem[1] or 0))
 
     def hook_cwd(self, model: str, hook: Hook) -> Path | None:
         """The folder in which a hook runs: that of the configuration file, so that relative paths mean that folder.

@@ -13,12 +13,13 @@ from llmux.config.fields import Duration, Limit, Name, NotNegative, Number, Sect
 
 #: The built-in policies, each with the keys of the `policy` section that are its own options.
 BUILT_IN_POLICIES = {
-    "fifo": (),
     "break-even": ("max_wait_secs", "patience", "linger"),
+    "fifo": (),
     "drain-first": ("max_wait_secs",),
     "priority": ("max_wait_secs", "levels", "ageing_secs"),
     "round-robin": ("max_wait_secs", "quantum"),
 }
+DEFAULT_POLICY = "break-even"
 _BUILT_IN_OPTIONS = frozenset(option for options in BUILT_IN_POLICIES.values() for option in options)
 POLICY_GROUP = "llmux.policies"
 _POLICY_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -30,7 +31,8 @@ def _policy_schema(schema: dict[str, Any]) -> None:
     own = {name: schema["properties"].pop(name) for name in sorted(_BUILT_IN_OPTIONS)}
     schema["allOf"] = [
         {
-            "if": {"properties": {"name": {"const": policy}}} | ({} if policy == "fifo" else {"required": ["name"]}),
+            "if": {"properties": {"name": {"const": policy}}}
+            | ({} if policy == DEFAULT_POLICY else {"required": ["name"]}),
             "then": {
                 "propertyNames": {"enum": [*schema["properties"], *options]},
                 "properties": {name: own[name] for name in options},
@@ -46,11 +48,11 @@ class PolicyConfig(Section):
     model_config = ConfigDict(json_schema_extra=_policy_schema)
 
     name: str = Field(
-        default="fifo",
-        description="The policy: `fifo` (the model whose oldest request waits longest is next), `break-even` (switch "
-        "once that costs less than staying), `round-robin`, `drain-first`, `priority`, the name of an installed entry "
-        "point of the group llmux.policies, or package.module:Class. Default: fifo.",
-        examples=["fifo", "break-even", "my_package.policies:MyPolicy"],
+        default=DEFAULT_POLICY,
+        description="The policy: `break-even` (switch once that costs less than staying), `fifo` (the model whose "
+        "oldest request waits longest is next), `round-robin`, `drain-first`, `priority`, the name of an installed "
+        "entry point of the group llmux.policies, or package.module:Class. Default: break-even.",
+        examples=["break-even", "fifo", "my_package.policies:MyPolicy"],
     )
     request_timeout_secs: Duration | None = Field(
         default=None,
@@ -79,8 +81,8 @@ class PolicyConfig(Section):
         examples=[60],
     )
     patience: NotNegative = Field(
-        default=0.7,
-        description="Option of break-even: with more of it, the awake model is kept longer. Default: 0.7.",
+        default=0.8,
+        description="Option of break-even: with more of it, the awake model is kept longer. Default: 0.8.",
         examples=[1.5],
     )
     linger: NotNegative = Field(
@@ -109,7 +111,7 @@ class PolicyConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _collect_options(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("name", "fifo") in [*BUILT_IN_POLICIES]:
+        if not isinstance(data, dict) or data.get("name", DEFAULT_POLICY) in [*BUILT_IN_POLICIES]:
             return data
         options = data.get("options", {})
         common = cls.model_fields.keys() - _BUILT_IN_OPTIONS

@@ -95,7 +95,7 @@ class Switch:
 
 
 #: Weight of the newest observation in a model's average service time.
-_SERVICE_ALPHA = 0.1
+_SERVICE_ALPHA = 0.05
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,11 @@ from llmux.policy.base import Decision, ModelView, Stay, View
 from llmux.policy.bounded import BoundedPolicy, Candidate, drain_time, service_time
 
 #: How the worth of a running batch grows with it. Tuned; 1 is what exponential service times would give.
-_BATCH_EXPONENT = 1.5
+_BATCH_EXPONENT = 1.4
+
+#: Requests per second that every model is taken to get besides those that were counted, so that a model which gets
+#: next to none does not count for ever so much: one per window of the measured rates.
+_SELDOM = 1 / 300
 
 #: How often a model that lingers is looked at again, in parts of an absence.
 _LOOKS_PER_ABSENCE = 4
@@ -20,13 +24,17 @@ class BreakEvenPolicy(BoundedPolicy):
 
     - one more request lengthens the stay of i by about s(i) / (f + 1), as it is served together with the f others, and
       each of the W requests that i keeps out waits that much longer;
-    - turned away, it waits for one absence of i: O(i, j) = C(i, j) + C(j, i) + s(i) + s(j).
+    - turned away, it waits for one absence of i: O(i, j) = C(i, j) + C(j, i) + s(i) + s(j), or longer: i is back soon
+      if it is in more demand than j, and later if in less. So each of the W counts sqrt(λ(i) / λ(its model)).
 
-    i stops taking requests, drains and gives way when W * s(i) >= patience * O(i, j) * (f + 1) ** 1.5. The exponent is
+    i stops taking requests, drains and gives way when W * s(i) >= patience * O(i, j) * (f + 1) ** 1.4. The exponent is
     tuned: 1 is the exact cost for exponential service times, more of it values a large batch, which takes long to
-    gather again. An idle model gives way too, unless both are in demand, when it lingers for more to come together for
-    j: until n(j) + λ(j) * C(i, j) >= linger * O(i, j) * sqrt(λ(i) * λ(j)), the geometric mean of what an absence
-    would gather for either.
+    gather again. The best policy for two models of unequal demand (`bench/optimum.py`) weighs them by about the fourth
+    root of their rates; the square root costs the mean wait a few percent and lets the rarer model wait much less.
+
+    An idle model gives way too, unless both are in demand, when it lingers for more to come together for j: until
+    n(j) + λ(j) * C(i, j) >= linger * O(i, j) * sqrt(λ(i) * λ(j)), the geometric mean of what an absence would gather
+    for either.
 
     The best j has the largest sqrt(H(j) * n(j)) / (0.5 + C(i, j) + drain(j)): waiting accumulated, and people helped,
     per second that it takes. s, C, drain and λ (requests per second) are measured; n waits, H is their waiting in
@@ -43,7 +51,7 @@ class BreakEvenPolicy(BoundedPolicy):
 
     name = "break-even"
 
-    def __init__(self, max_wait_secs: float | None = None, patience: float = 0.7, linger: float = 0.25) -> None:
+    def __init__(self, max_wait_secs: float | None = None, patience: float = 0.8, linger: float = 0.25) -> None:
         super().__init__(max_wait_secs)
         if not (patience >= 0 and linger >= 0):
             raise ValueError(f"patience and linger must be at least 0, not {patience} and {linger}")
@@ -60,11 +68,11 @@ class BreakEvenPolicy(BoundedPolicy):
         waiting = view.waiting()
         situation = (*[model.state for model in view.models()], *[model.name for model in waiting])
         if now < self._quiet_until and situation == self._quiet_for:
-            kept_out = sum([model.waiting for model in waiting])
+            kept_out = sum([_counted(model, now) for model in waiting])
             for name, rest in self._rests.items():
                 victim = view.model(name)
                 service = service_time(victim)
-                if not victim.in_flight or kept_out * service >= self._worth(victim, rest + service):
+                if not victim.in_flight or _pressure(victim, kept_out, now) >= self._worth(victim, rest + service):
                     break
             else:
                 return Stay(self._quiet_until)
@@ -81,10 +89,11 @@ class BreakEvenPolicy(BoundedPolicy):
         return self.patience * absence * batch
 
     def choose(self, view: View, candidates: Sequence[Candidate], now: float) -> Candidate | float:
-        kept_out: dict[str, int] = {}
+        kept_out: dict[str, float] = {}
         for candidate in candidates:
+            counted = _counted(candidate.model, now)
             for victim in candidate.victims:
-                kept_out[victim.name] = kept_out.get(victim.name, 0) + candidate.model.waiting
+                kept_out[victim.name] = kept_out.get(victim.name, 0.0) + counted
         if len(candidates) > 1:
             candidates = sorted(candidates, key=lambda candidate: self._merit(view, candidate, now), reverse=True)
         for candidate in candidates:
@@ -112,11 +121,11 @@ class BreakEvenPolicy(BoundedPolicy):
         demand = sqrt(max(0.0, model.accumulated_wait(now)) * model.waiting)
         return demand / (0.5 + cost + drain_time(view, model))
 
-    def _stays(self, view: View, victim: ModelView, target: ModelView, kept_out: int, now: float) -> float | None:
+    def _stays(self, view: View, victim: ModelView, target: ModelView, kept_out: float, now: float) -> float | None:
         """None if `victim` should give way to `target`; else when to ask again."""
         absence = self._absence(view, victim, target)
         if victim.in_flight:
-            return None if kept_out * service_time(victim) >= self._worth(victim, absence) else float("inf")
+            return None if _pressure(victim, kept_out, now) >= self._worth(victim, absence) else float("inf")
         coming = target.arrival_rate(now)
         gathered = self.linger * absence * sqrt(victim.arrival_rate(now) * coming)
         if target.waiting + coming * view.expected_cost(victim.name, target.name) >= gathered:
@@ -126,3 +135,13 @@ class BreakEvenPolicy(BoundedPolicy):
     def _absence(self, view: View, victim: ModelView, target: ModelView) -> float:
         there, back = view.expected_cost(victim.name, target.name), view.expected_cost(target.name, victim.name)
         return there + back + service_time(victim) + service_time(target)
+
+
+def _counted(model: ModelView, now: float) -> float:
+    """Those who wait for a model, each the more the seldomer its model is asked for."""
+    return model.waiting / sqrt(model.arrival_rate(now) + _SELDOM)
+
+
+def _pressure(victim: ModelView, kept_out: float, now: float) -> float:
+    """What one more request of `victim` costs those that it keeps out, times its batch, in request-seconds."""
+    return kept_out * sqrt(victim.arrival_rate(now) + _SELDOM) * service_time(victim)
