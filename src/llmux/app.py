@@ -87,7 +87,9 @@ class App:
             backends={name: Backend(name, model.address, model.send_model_as) for name, model in config.models.items()},
             control=None,
             settings=GatewaySettings(
-                max_body_bytes=config.max_body_bytes, timeouts=Timeouts(**config.timeouts_secs.model_dump())
+                max_body_bytes=config.max_body_bytes,
+                max_buffered_bytes=config.max_buffered_bytes,
+                timeouts=Timeouts(**config.timeouts_secs.model_dump()),
             ),
             observer=self._telemetry,
         )

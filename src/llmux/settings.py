@@ -23,8 +23,10 @@ def core_settings(config: Config) -> CoreSettings:
                 sleep_timeout=config.hook_timeout(name, Hook.SLEEP),
                 alive_timeout=config.hook_timeout(name, Hook.ALIVE),
                 drain_timeout=config.drain_timeout(name),
+                max_queue=model.max_queue,
+                max_in_flight=model.max_in_flight,
             )
-            for name in config.models
+            for name, model in config.models.items()
         ),
         devices=devices,
         request_timeout=config.policy.request_timeout_secs,

@@ -64,7 +64,13 @@ class Snapshot(msgspec.Struct, frozen=True):
         """Somebody has waited for more than `STALLED_AFTER_SECS` and nothing under way will ever serve them: a
         decision is made at every event, so this state does not pass by itself. A policy that keeps people waiting
         must therefore name a time to look again (`Stay.recheck_at`)."""
-        age = self.oldest_waiter_age
+        # Those who wait for an awake model wait for one of the requests that it serves to end, which no timer tells.
+        ages = [
+            model.oldest_waiter_age
+            for model in self.models
+            if model.oldest_waiter_age is not None and not (model.state is ModelState.AWAKE and model.in_flight)
+        ]
+        age = max(ages, default=None)
         return age is not None and age > STALLED_AFTER_SECS and not self.work_pending
 
     @property

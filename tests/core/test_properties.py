@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from msgspec.structs import replace
 
 from llmux.core import CoreSettings
 from llmux.messages import OnExit, OperatorFree, OperatorSleep, OperatorSwitch, Outcome, Start
@@ -30,6 +31,8 @@ class History(RuleBasedStateMachine):
         drain=st.booleans(),
         alive_interval=st.sampled_from([0.0, 15.0]),
         max_queue=st.sampled_from([2, 10_000]),
+        own_queue=st.sampled_from([None, None, 1, 3]),
+        max_in_flight=st.sampled_from([None, None, 1, 2]),
     )
     def begin(
         self,
@@ -38,6 +41,8 @@ class History(RuleBasedStateMachine):
         drain: bool,
         alive_interval: float,
         max_queue: int,
+        own_queue: int | None,
+        max_in_flight: int | None,
     ) -> None:
         made: CoreSettings = self.make(
             request_timeout=timeout,
@@ -46,6 +51,8 @@ class History(RuleBasedStateMachine):
             alive_interval=alive_interval,
             max_queue=max_queue,
         )
+        specs = [replace(spec, max_queue=own_queue, max_in_flight=max_in_flight) for spec in made.models]
+        made = replace(made, models=(*specs[1:], made.models[0]))  # one without limits of its own
         self.play = Play(made, started=False)
         self.models = st.sampled_from([spec.name for spec in made.models])
 

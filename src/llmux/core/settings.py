@@ -17,7 +17,8 @@ Placement = Mapping[str, int]
 
 class ModelSpec(msgspec.Struct, frozen=True):
     """One model. `placements` are the alternatives, in the order in which they are preferred; each says how much of
-    which devices it takes. Deadlines are in seconds, None for none."""
+    which devices it takes. Deadlines are in seconds, None for none. `max_queue` requests may wait for it at a time, and
+    `max_in_flight` be granted; None for no limit of its own."""
 
     name: str
     placements: tuple[dict[str, int], ...] = ({IMPLICIT_DEVICE: 1},)
@@ -25,6 +26,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     sleep_timeout: float | None = 120.0
     alive_timeout: float | None = 10.0
     drain_timeout: float | None = 300.0
+    max_queue: int | None = None
+    max_in_flight: int | None = None
 
     @property
     def everywhere(self) -> tuple[str, ...]:
@@ -46,7 +49,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
         request_timeout: longest a request waits for its model; None for no limit.
         drain_before_switch: let in-flight requests finish before the sleep hook runs.
         min_active: a model keeps serving at least this long before it may be put to sleep for another.
-        max_queue: most requests that may wait at a time.
+        max_queue: most requests that may wait at a time, for all models together.
         alive_interval: time between two alive checks of an awake model; 0 for none.
         alive_failures: scheduled checks that must fail in a row before a model counts as dead.
         sleep_retry_delays: pauses before the second and further runs of a sleep hook that failed.
