@@ -16,17 +16,31 @@ from llmux.control.view import ModelEntry
 from llmux.core import Core, CoreSettings
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
-from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
+from llmux.gateway import Backend, Gateway, GatewaySettings, Limit, Timeouts, descriptors
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import Hook, OnExit
 from llmux.policy import load_policy
 from llmux.settings import core_settings
-from llmux.snapshot import Snapshot
+from llmux.snapshot import Snapshot, Usage
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
 
 #: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
 LAST_WORDS_SECS = 2.0
+
+
+def gateway_settings(config: Config) -> GatewaySettings:
+    """The gateway's limits: what the configuration says, and as many connections as there are descriptors for."""
+    wanted = GatewaySettings().max_idle_upstream
+    most_in_flight = [model.max_in_flight for model in config.models.values()]
+    shares = descriptors.share(descriptors.limit(), descriptors.in_use(), most_in_flight, wanted)
+    return GatewaySettings(
+        max_body_bytes=config.max_body_bytes,
+        max_buffered_bytes=config.max_buffered_bytes,
+        max_connections=shares.clients,
+        max_idle_upstream=shares.idle,
+        timeouts=Timeouts(**config.timeouts_secs.model_dump()),
+    )
 
 
 def recorder(config: Config, settings: CoreSettings) -> Recorder | None:
@@ -64,7 +78,12 @@ class App:
     def __init__(self, config: Config) -> None:
         self.config = config
         ports = {name: model.port for name, model in config.models.items() if model.port is not None}
-        self._telemetry = Telemetry(config.models, request_timeout_secs=config.policy.request_timeout_secs)
+        self._telemetry = Telemetry(
+            config.models,
+            request_timeout_secs=config.policy.request_timeout_secs,
+            limits=Limit,
+            usage=self._usage,
+        )
         self._hooks = HookRunner(on_output=self._telemetry.hook_output)
         policy = load_policy(config.policy.name, config.policy.arguments())
         settings = core_settings(config)
@@ -82,20 +101,26 @@ class App:
             sink=self._telemetry,
             recorder=self._recorder,
         )
+        self._gateway_settings = gateway_settings(config)
         self._gateway = Gateway(
             scheduler=self._driver,
             backends={name: Backend(name, model.address, model.send_model_as) for name, model in config.models.items()},
             control=None,
-            settings=GatewaySettings(
-                max_body_bytes=config.max_body_bytes,
-                max_buffered_bytes=config.max_buffered_bytes,
-                timeouts=Timeouts(**config.timeouts_secs.model_dump()),
-            ),
+            settings=self._gateway_settings,
             observer=self._telemetry,
         )
         self._driver.backends = self._gateway
         self.switcher = Switcher(self._driver, ports)
         self._stopping: asyncio.Task[None] | None = None
+
+    def _usage(self) -> Usage:
+        return Usage(
+            connections=self._gateway.connections,
+            most_connections=self._gateway_settings.max_connections,
+            buffered_bytes=self._gateway.buffered_bytes,
+            most_buffered_bytes=self._gateway_settings.max_buffered_bytes,
+            event_log_dropped=0 if self._recorder is None else self._recorder.dropped,
+        )
 
     @contextlib.asynccontextmanager
     async def serving(

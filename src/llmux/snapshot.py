@@ -25,6 +25,16 @@ class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "o
     devices: tuple[str, ...] = ()
 
 
+class Usage(msgspec.Struct, frozen=True):
+    """What of the process's own means is used now, and how much there may be of it (None: any number)."""
+
+    connections: int = 0
+    most_connections: int | None = None
+    buffered_bytes: int = 0
+    most_buffered_bytes: int = 0
+    event_log_dropped: int = 0
+
+
 class DeviceSnapshot(msgspec.Struct, frozen=True):
     """One device. `used` is what is promised to models, awake or on their way; `lost` says that nobody knows who
     holds its memory. The implicit device of a configuration without ``devices`` has room for one model: its

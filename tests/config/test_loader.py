@@ -198,8 +198,8 @@ scripts: {}
                 "scripts",
                 13,
                 "unknown key; known are: models, policy, host, port, devices, hook_timeout_secs, drain_timeout_secs, "
-                "alive_interval_secs, max_body_bytes, max_buffered_bytes, max_queue, shutdown_grace_secs, on_exit, event_log, "
-                "event_log_max_bytes, event_log_keep, timeouts_secs",
+                "alive_interval_secs, max_body_bytes, max_buffered_bytes, max_queue, shutdown_grace_secs, on_exit, "
+                "event_log, event_log_max_bytes, event_log_keep, timeouts_secs",
             ),
         ],
     ),

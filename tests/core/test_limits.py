@@ -69,8 +69,8 @@ def test_more_than_max_in_flight_wait_and_are_granted_in_order() -> None:
     play.finish(third)
     play.finish(first)
     assert set(play.in_flight) == {fourth, fifth}
-    assert [effect.request_id for effect in play.facts(Grant)] == [first, second, third, fourth, fifth]  # type: ignore[attr-defined]  # they are grants
-    waits = {effect.request_id: effect for effect in play.facts(Grant) if isinstance(effect, Grant)}
+    waits = {effect.request_id: effect for effect in play.effects if isinstance(effect, Grant)}
+    assert list(waits) == [first, second, third, fourth, fifth]
     assert waits[first].switched
     assert waits[fourth].switched  # it came before its model was awake
     assert not waits[fifth].switched

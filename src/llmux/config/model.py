@@ -118,14 +118,14 @@ class ModelConfig(Section):
     )
     max_queue: Annotated[StrictInt, Field(ge=1)] | None = Field(
         default=None,
-        description="Most requests that may wait for this model at a time; one more is answered with 429. null = as many "
-        "as the `max_queue` at the top level allows all models together. Default: null.",
+        description="Most requests that may wait for this model at a time; one more is answered with 429. null = as "
+        "many as the `max_queue` at the top level allows all models together. Default: null.",
         examples=[100],
     )
     max_in_flight: Annotated[StrictInt, Field(ge=1)] | None = Field(
         default=None,
-        description="Most requests that the model's backend gets at a time; more wait in llmux, oldest first, until one "
-        "of those has ended. null = no limit. Default: null.",
+        description="Most requests that the model's backend gets at a time; more wait in llmux, oldest first, until "
+        "one of those has ended. null = no limit. Default: null.",
         examples=[64],
     )
     send_model_as: Name | None = Field(
@@ -224,8 +224,8 @@ class Config(Section):
     )
     max_buffered_bytes: Size = Field(
         default=2**30,
-        description="Most bytes of requests that are held in memory at a time, in bytes or as a size: what has arrived of "
-        "bodies and heads, until it is forwarded. Past it a request is answered with 503. Default: 1GiB.",
+        description="Most bytes of requests that are held in memory at a time, in bytes or as a size: what has arrived "
+        "of bodies and heads, until it is forwarded. Past it a request is answered with 503. Default: 1GiB.",
         examples=["4GiB"],
     )
     max_queue: Annotated[StrictInt, Field(ge=1)] = Field(

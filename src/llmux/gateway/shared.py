@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from llmux.addresses import BackendAddress
 from llmux.errors import OverloadedError
 from llmux.gateway.observer import Observer
 from llmux.gateway.settings import Backend, GatewaySettings, Timeouts
+from llmux.gateway.turns import Turns
 from llmux.ports import Scheduler
 from llmux.upstream import Pool
 
@@ -37,6 +38,10 @@ def _or_infinite(seconds: float | None) -> float:
     return math.inf if seconds is None else seconds
 
 
+def _nothing() -> None:
+    pass
+
+
 class Shared:
     """The state of a gateway, without its listeners.
 
@@ -45,7 +50,10 @@ class Shared:
         stopping: every response is the last of its connection.
         clients: the connections there are.
         no_clients: set while there are none.
-        buffered: bytes of request bodies in memory.
+        buffered: bytes of requests, and of answers that clients leave unread, in memory.
+        turns: for requests that were granted or refused together.
+        crowded: called when there are as many clients as there may be.
+        roomy: called when one of them is gone.
     """
 
     def __init__(
@@ -68,19 +76,28 @@ class Shared:
         self.no_clients = asyncio.Event()
         self.no_clients.set()
         self.buffered = 0
+        self.turns = Turns(self.loop)
+        self.most_clients = math.inf if settings.max_connections is None else settings.max_connections
+        self.crowded: Callable[[], None] = _nothing
+        self.roomy: Callable[[], None] = _nothing
         self.pools = {model: self._pool(backend.address) for model, backend in self.backends.items()}
-        self.control = None if control is None else self._pool(control)
+        self.control: Pool | None = None
+        self.set_control(control)
 
     def client_opened(self, client: ClientConnection) -> None:
         """There is one more."""
         self.clients.add(client)
         self.no_clients.clear()
+        if len(self.clients) >= self.most_clients:
+            self.crowded()
 
     def client_closed(self, client: ClientConnection) -> None:
         """There is one less."""
         self.clients.discard(client)
         if not self.clients:
             self.no_clients.set()
+        if self.most_clients != math.inf:
+            self.roomy()
 
     def set_control(self, address: BackendAddress | None) -> None:
         """The control plane is at `address` from now on."""

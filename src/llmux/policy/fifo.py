@@ -15,8 +15,8 @@ class FifoPolicy:
     serves these first, until it has been awake for what a switch to the other and back costs; then it gives way all the
     same, so that a request which never ends holds nobody up.
 
-    The bound of `llmux.policy.bounded` holds with 0 for ``max_wait_secs`` and, where a model has ``max_in_flight``, with
-    ``min_active_secs`` or twice the switch's cost, whichever is more.
+    The bound of `llmux.policy.bounded` holds with 0 for ``max_wait_secs`` and, where a model has ``max_in_flight``,
+    with ``min_active_secs`` or twice the switch's cost, whichever is more.
     """
 
     name = "fifo"

@@ -93,6 +93,7 @@ class RequestReader:
     __slots__ = (
         "_chunked",
         "_head",
+        "_head_size",
         "_headers_done",
         "_length",
         "_max_body",
@@ -121,11 +122,17 @@ class RequestReader:
         self.expects_continue = False
         self._parser: HttpRequestParser | None = None  # also breaks the cycle with its callbacks
         self._head: bytearray | None = None
+        self._head_size = 0
         self._headers_done = False
         self._tail = b""
         self._chunked = False
         self._length = 0
         self._overhead = 0
+
+    @property
+    def held(self) -> int:
+        """How many bytes of the current request are in memory."""
+        return self._head_size + len(self.request.body)
 
     def feed(self, data: bytes) -> bytes:
         """Take in `data` up to the end of the current request; returns what is left of it.
@@ -163,6 +170,7 @@ class RequestReader:
         if self._head is not None:
             self._head += piece
             size = len(self._head)
+        self._head_size = size
         if size > self._max_head:
             raise HeadersTooLargeError(f"the request's head is larger than {self._max_head} bytes")
         self._parse(piece)
