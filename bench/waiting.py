@@ -1,11 +1,11 @@
-"""What ten thousand waiting requests cost: memory each, and how long the event loop stands still while they come and go.
+"""What ten thousand waiting requests cost: memory each, and how long the event loop stands still as they come and go.
 
     python bench/waiting.py [--requests 10000] [--rounds 3]
 
 Three processes: a whole llmux, a backend that answers at once, and the clients, each with a connection of its own and a
-chat of 1 KB. In each round the requests arrive as fast as they can, wait for a model whose wake hook has not ended, and are
-cancelled together; arrive again and are granted together when the hook ends; arrive for another model and are refused
-together when its hook fails.
+chat of 1 KB. In each round the requests arrive as fast as they can, wait for a model whose wake hook has not ended, and
+are cancelled together; arrive again and are granted together when the hook ends; arrive for another model, all in one
+instant on the connections that are open now, and are refused together when its hook fails.
 
 `KB each` is the growth of llmux's resident memory (/proc) per request that waits, its body apart. `lag` is the longest
 that a timer of llmux's loop, set every 2 ms, was late; `own` is the most CPU time that its thread took between two such
@@ -40,6 +40,7 @@ from typing import IO, Any, cast
 import uvloop
 
 from llmux import Config, build_app
+from llmux.garbage import tame
 
 BODY_SIZE = 1024
 TICK = 0.002
@@ -88,7 +89,13 @@ def resident() -> int:
 
 async def serve_llmux(folder: Path, backend: int, requests: int, max_in_flight: int | None) -> None:
     def model(wake: str) -> dict[str, Any]:
-        return {"port": backend, "wake": wake, "sleep": "rm -f go", "alive": "false", "max_in_flight": max_in_flight}
+        return {
+            "port": backend,
+            "wake": wake,
+            "sleep": f"rm -f {folder}/go",
+            "alive": "false",
+            "max_in_flight": max_in_flight,
+        }
 
     wait = f"cd {folder}; until [ -e go ]; do sleep 0.02; done"
     config = Config(  # type: ignore[arg-type]  # pydantic makes the sections
@@ -100,6 +107,7 @@ async def serve_llmux(folder: Path, backend: int, requests: int, max_in_flight: 
     loop = asyncio.get_running_loop()
     app, switcher = await build_app(config)
     async with app.serving() as (_, port):
+        end = tame(lambda: app.connections)  # as llmux.serve does
         lag = Lag(loop)
         print(port, flush=True)
         commands: asyncio.Queue[str] = asyncio.Queue()
@@ -110,6 +118,7 @@ async def serve_llmux(folder: Path, backend: int, requests: int, max_in_flight: 
             figures = {"rss": resident(), "late": lag.late, "own": lag.own, "queued": queued, "in_flight": served}
             print(json.dumps(figures), flush=True)
             lag.reset()
+        end()
 
 
 # --- the backend ----------------------------------------------------------------------------------------------------
@@ -283,8 +292,6 @@ async def measure(requests: int, rounds: int, max_in_flight: int | None, folder:
             await clients.answers(503)
             found["are refused"] = await until(0)
             await clients.leave()
-            while go.exists():
-                await asyncio.sleep(0.05)
             await asyncio.sleep(2.5)  # the back-off of the model that failed
             if number < 0:
                 each.clear()

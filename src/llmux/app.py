@@ -113,6 +113,11 @@ class App:
         self.switcher = Switcher(self._driver, ports)
         self._stopping: asyncio.Task[None] | None = None
 
+    @property
+    def connections(self) -> int:
+        """How many connections of clients there are."""
+        return self._gateway.connections
+
     def _usage(self) -> Usage:
         return Usage(
             connections=self._gateway.connections,

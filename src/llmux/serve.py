@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from llmux import logs
+from llmux import garbage, logs
 from llmux.config import Config
 from llmux.errors import ConfigError
 from llmux.version import version
@@ -134,6 +134,7 @@ async def _serve(config: Config, sockets: Sequence[socket.socket]) -> int:
         if any(sock.getsockname()[0] in ("0.0.0.0", "::") for sock in sockets):  # noqa: S104  looked for, not bound
             log.warning("public_bind", message="whoever reaches this machine may use all models: there is no key")
 
+        stack.callback(garbage.tame(lambda: app.connections))
         log.info("stopping", signal=(await signals.get()).name, grace_secs=config.shutdown_grace_secs)
         stopping = asyncio.create_task(app.stop())
         again = asyncio.create_task(signals.get())

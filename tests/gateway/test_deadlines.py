@@ -22,6 +22,7 @@ async def drip(client: RawClient, data: bytes) -> None:
         pass
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize(
     ("timeouts", "slow", "fast"),
     [
@@ -41,6 +42,7 @@ async def test_slow_requests(timeouts: Timeouts, slow: bytes, fast: bytes) -> No
         assert await client.rest() == b""
         dripping.cancel()
         assert gateway.observer.done == [(None, 408)]
+        assert gateway.observer.limits == [f"timeouts_secs.{'head' if timeouts.head == 0.4 else 'body'}"]
         assert gateway.gateway.buffered_bytes == 0
 
 
@@ -75,6 +77,7 @@ async def test_no_deadlines_at_all() -> None:
         assert (await client.receive()).status == 200
 
 
+@pytest.mark.fault(15)
 async def test_a_client_that_reads_nothing_is_given_up() -> None:
     async with rig(settings=GatewaySettings(timeouts=Timeouts(write=0.3))) as gateway:
         gateway.backend.play(b"HTTP/1.1 200 OK\r\nContent-Length: 30000000\r\n\r\n" + b"x" * 30_000_000)
@@ -84,8 +87,10 @@ async def test_a_client_that_reads_nothing_is_given_up() -> None:
         await until(lambda: gateway.scheduler.finishes == [1])
         await gateway.backend.connections[0].lost.wait()
         await until(lambda: gateway.gateway.connections == 0)
+        assert gateway.observer.limits == ["timeouts_secs.write"]
 
 
+@pytest.mark.fault(15)
 async def test_a_client_that_reads_slowly_is_not() -> None:
     async with rig(settings=GatewaySettings(timeouts=Timeouts(write=0.3, between_bytes=0.3))) as gateway:
         gateway.backend.play(b"HTTP/1.1 200 OK\r\nContent-Length: 6000000\r\n\r\n" + b"x" * 6_000_000)
