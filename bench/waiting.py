@@ -39,7 +39,7 @@ from typing import IO, Any, cast
 
 import uvloop
 
-from llmux import Config, build_app
+from llmux import Config, ModelConfig, build_app
 from llmux.garbage import tame
 
 BODY_SIZE = 1024
@@ -98,8 +98,8 @@ async def serve_llmux(folder: Path, backend: int, requests: int, max_in_flight: 
         }
 
     wait = f"cd {folder}; until [ -e go ]; do sleep 0.02; done"
-    config = Config(  # type: ignore[arg-type]  # pydantic makes the sections
-        models={"slow": model(wait), "broken": model(f"{wait}; rm go; exit 1")},
+    config = Config(
+        models={"slow": ModelConfig(**model(wait)), "broken": ModelConfig(**model(f"{wait}; rm go; exit 1"))},
         max_queue=requests,
         alive_interval_secs=0.0,
         port=0,

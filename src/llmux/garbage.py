@@ -35,6 +35,7 @@ def tame(connections: Callable[[], int]) -> Callable[[], None]:
     gc.set_threshold(before[0], before[1], 1_000_000)
     loop = asyncio.get_running_loop()
     put_off = 0
+    timer: asyncio.TimerHandle
 
     def look() -> None:
         nonlocal put_off, timer

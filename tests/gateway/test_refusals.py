@@ -239,6 +239,7 @@ async def test_a_head_just_small_enough() -> None:
         assert (await gateway.ask(request)).status == 431
 
 
+@pytest.mark.fault(11)
 async def test_a_declared_body_that_is_too_large_is_refused_before_it_comes() -> None:
     async with rig(settings=GatewaySettings(max_body_bytes=1000)) as gateway:
         client = await gateway.client()
@@ -247,6 +248,7 @@ async def test_a_declared_body_that_is_too_large_is_refused_before_it_comes() ->
         assert await client.rest() == b""
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize(
     ("start", "more"),
     [
@@ -274,6 +276,7 @@ async def test_endless_chunks_extensions_and_trailers(start: bytes, more: bytes)
         assert gateway.gateway.buffered_bytes <= 20_000
 
 
+@pytest.mark.fault(12)
 async def test_all_buffered_bodies_together_are_bounded() -> None:
     settings = GatewaySettings(max_buffered_bytes=250_000)
     body = b'{"model": "m", "x": "' + b"x" * 100_000 + b'"}'

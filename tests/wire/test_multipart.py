@@ -85,6 +85,7 @@ def test_what_cannot_be_read_is_a_bad_request(kind: bytes, body: bytes, message:
         model_in_form(kind, body)
 
 
+@pytest.mark.fault(23)
 def test_near_boundaries_are_counted_before_the_parser_walks_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """FAULTS 23. Each of them would cost a step in Python; with these, 16 MB of them took 10 s."""
     monkeypatch.delattr(multipart, "MultipartParser")  # the body must be refused without it
