@@ -24,7 +24,7 @@ from typing import cast
 import uvloop
 
 from llmux.addresses import BackendAddress
-from llmux.gateway import Backend, Gateway, GatewaySettings
+from llmux.gateway import Backend, Gateway, GatewaySettings, Limit
 from llmux.messages import Failure
 from llmux.ports import Requester
 
@@ -67,6 +67,9 @@ class Silent:
         pass
 
     def request_done(self, model: str | None, status: int, seconds_to_first_byte: float) -> None:
+        pass
+
+    def limit_hit(self, limit: Limit) -> None:
         pass
 
 

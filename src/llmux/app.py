@@ -19,12 +19,13 @@ from llmux.core import Core, CoreSettings
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
 from llmux.exposure import Exposure, Keeper, expose
-from llmux.gateway import Backend, Gateway, GatewaySettings, Timeouts
+from llmux.gateway import Backend, Gateway, GatewaySettings, Limit, Timeouts, descriptors
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import SCRIPTS, Hook, OnExit
 from llmux.oversight import ClientView, Oversight, Sinks
 from llmux.policy import load_policy
 from llmux.settings import core_settings
+from llmux.snapshot import Usage
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
 from llmux.telemetry.history import History
@@ -53,6 +54,21 @@ def scripts(config: Config) -> dict[tuple[str, Hook], HookSpec]:
     }
 
 
+def gateway_settings(config: Config) -> GatewaySettings:
+    """The gateway's limits: what the configuration says, and as many connections as there are descriptors for."""
+    wanted = GatewaySettings().max_idle_upstream
+    most_in_flight = [model.max_in_flight for model in config.models.values()]
+    shares = descriptors.share(descriptors.limit(), descriptors.in_use(), most_in_flight, wanted)
+    return GatewaySettings(
+        max_body_bytes=config.max_body_bytes,
+        max_buffered_bytes=config.max_buffered_bytes,
+        max_connections=shares.clients,
+        max_idle_upstream=shares.idle,
+        timeouts=Timeouts(**config.timeouts_secs.model_dump()),
+        trusted_proxies=tuple(parse_network(text) for text in config.trusted_proxies),
+    )
+
+
 def recorder(config: Config, settings: CoreSettings) -> Recorder | None:
     """The event log of a configuration that wants one, not yet begun."""
     path = config.event_log_path
@@ -74,7 +90,12 @@ class App:
     def __init__(self, config: Config, exposure: Exposure) -> None:
         self.config = config
         ports = {name: model.port for name, model in config.models.items() if model.port is not None}
-        self._telemetry = Telemetry(config.models, request_timeout_secs=config.policy.request_timeout_secs)
+        self._telemetry = Telemetry(
+            config.models,
+            request_timeout_secs=config.policy.request_timeout_secs,
+            limits=Limit,
+            usage=self._usage,
+        )
         self._history = History(config.models)
         sinks = Sinks(self._telemetry, self._history)
         self._hooks = HookRunner(
@@ -95,15 +116,12 @@ class App:
             recorder=self._recorder,
         )
         certificate = None if exposure.certificate is None else Certificate(exposure.certificate)
+        self._gateway_settings = gateway_settings(config)
         self._gateway = Gateway(
             scheduler=self._driver,
             backends={name: backend(name, model) for name, model in config.models.items()},
             control=None,
-            settings=GatewaySettings(
-                max_body_bytes=config.max_body_bytes,
-                timeouts=Timeouts(**config.timeouts_secs.model_dump()),
-                trusted_proxies=tuple(parse_network(text) for text in config.trusted_proxies),
-            ),
+            settings=self._gateway_settings,
             observer=self._telemetry,
             access=exposure.access,
             tls=None if certificate is None else certificate.context,
@@ -113,6 +131,20 @@ class App:
         self.oversight = Oversight(lambda: self.config, self._driver, self._history)
         self.switcher = Switcher(self._driver, ports)
         self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many connections of clients there are."""
+        return self._gateway.connections
+
+    def _usage(self) -> Usage:
+        return Usage(
+            connections=self._gateway.connections,
+            most_connections=self._gateway_settings.max_connections,
+            buffered_bytes=self._gateway.buffered_bytes,
+            most_buffered_bytes=self._gateway_settings.max_buffered_bytes,
+            event_log_dropped=0 if self._recorder is None else self._recorder.dropped,
+        )
 
     @contextlib.asynccontextmanager
     async def serving(

@@ -206,7 +206,7 @@ class Refusal(enum.StrEnum):
 
 class Grant(Message, frozen=True, gc=False, tag=True):
     """Forward the request now. It counts as in flight until `Finished`. `waited` seconds passed since it arrived;
-    `switched` says whether it had to wait for its model."""
+    `switched` says whether its model was asleep when it came; else it waited, if at all, for a place in it."""
 
     request_id: int
     model: str

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from llmux import logs
+from llmux import garbage, logs
 from llmux.config import Config
 from llmux.exposure import expose
 from llmux.version import version
@@ -142,6 +142,7 @@ async def _serve(config: Config, sockets: Sequence[socket.socket], warnings: Seq
                 "`host: 127.0.0.1`",
             )
 
+        stack.callback(garbage.tame(lambda: app.connections))
         log.info("stopping", signal=(await signals.get()).name, grace_secs=config.shutdown_grace_secs)
         stopping = asyncio.create_task(app.stop())
         again = asyncio.create_task(signals.get())

@@ -28,6 +28,8 @@ def core_settings(config: Config) -> CoreSettings:
                 canary=model.canary is not None,
                 canary_timeout=config.hook_timeout(name, Hook.CANARY),
                 doubt_after=config.doubt_after(name),
+                max_queue=model.max_queue,
+                max_in_flight=model.max_in_flight,
             )
             for name, model in config.models.items()
         ),

@@ -49,6 +49,16 @@ class SwitchSnapshot(msgspec.Struct, frozen=True, rename={"from_model": "from", 
     since_secs: float
 
 
+class Usage(msgspec.Struct, frozen=True):
+    """What of the process's own means is used now, and how much there may be of it (None: any number)."""
+
+    connections: int = 0
+    most_connections: int | None = None
+    buffered_bytes: int = 0
+    most_buffered_bytes: int = 0
+    event_log_dropped: int = 0
+
+
 class DeviceSnapshot(msgspec.Struct, frozen=True):
     """One device. `used` is what is promised to models, awake or on their way; `lost` says that nobody knows who
     holds its memory, `lost_models` which models may. The implicit device of a configuration without ``devices`` has
@@ -94,9 +104,15 @@ class Snapshot(msgspec.Struct, frozen=True):
         """A hook is `overdue`, or somebody has waited for more than `STALLED_AFTER_SECS` and nothing under way will
         ever serve them: a decision is made at every event, so this state does not pass by itself. A policy that keeps
         people waiting must therefore name a time to look again (`Stay.recheck_at`)."""
-        age = self.oldest_waiter_age
         if self.overdue:
             return True
+        # Those who wait for an awake model wait for one of the requests that it serves to end, which no timer tells.
+        ages = [
+            model.oldest_waiter_age
+            for model in self.models
+            if model.oldest_waiter_age is not None and not (model.state is ModelState.AWAKE and model.in_flight)
+        ]
+        age = max(ages, default=None)
         return age is not None and age > STALLED_AFTER_SECS and not self.work_pending
 
     @property

@@ -77,7 +77,7 @@ def test_every_field_is_described(name: str, schema: dict[str, Any], required: b
     if isinstance(default, bool | str):
         assert told == str(default).lower()
     elif isinstance(default, int | float):
-        assert told in (f"{default:g}", "10000", "100MiB", "64MiB")
+        assert told in (f"{default:g}", "10000", "100MiB", "64MiB", "1GiB")
     else:
         assert told
     if "_secs" in name or "Timeouts." in name:

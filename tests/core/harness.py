@@ -191,6 +191,8 @@ class Play:
                     for change in self._changes(effect.model)
                 )
                 self.in_flight[effect.request_id] = effect.model
+                most = self.core.ledger.models[effect.model].spec.max_in_flight
+                assert most is None or len(self.core.ledger.models[effect.model].granted) <= most
             case Reject():
                 assert effect.request_id in self.waiting
                 del self.waiting[effect.request_id]

@@ -44,7 +44,7 @@ def test_what_a_policy_sees_of_a_model() -> None:
     third = play.arrive("a")
     play.advance(14.0)
     play.finish(third)
-    assert model.service_time == pytest.approx(5.0)
+    assert model.service_time == pytest.approx(4.5)
     assert play.core.planner.drain_time("a") is None
     play.arrive("b")
     assert play.core.planner.drain_time("a") == 0.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from msgspec.structs import replace
 
 from llmux.core import CoreSettings
 from llmux.messages import (
@@ -42,6 +42,8 @@ class History(RuleBasedStateMachine):
         max_queue=st.sampled_from([2, 10_000]),
         proofs=st.sampled_from([(False, False), (True, False), (False, True), (True, True)]),
         doubt_after=st.sampled_from([None, 2]),
+        own_queue=st.sampled_from([None, None, 1, 3]),
+        max_in_flight=st.sampled_from([None, None, 1, 2]),
     )
     def begin(
         self,
@@ -52,6 +54,8 @@ class History(RuleBasedStateMachine):
         max_queue: int,
         proofs: tuple[bool, bool],
         doubt_after: int | None,
+        own_queue: int | None,
+        max_in_flight: int | None,
     ) -> None:
         made: CoreSettings = self.make(
             request_timeout=timeout,
@@ -61,11 +65,19 @@ class History(RuleBasedStateMachine):
             max_queue=max_queue,
         )
         verify, canary = proofs
-        specs = tuple(
-            msgspec.structs.replace(spec, verify=verify, canary=canary, doubt_after=doubt_after, verify_timeout=5.0)
+        specs = [
+            replace(
+                spec,
+                verify=verify,
+                canary=canary,
+                doubt_after=doubt_after,
+                verify_timeout=5.0,
+                max_queue=own_queue,
+                max_in_flight=max_in_flight,
+            )
             for spec in made.models
-        )
-        made = msgspec.structs.replace(made, models=specs)
+        ]
+        made = replace(made, models=(*specs[1:], made.models[0]))  # one without limits of its own
         self.play = Play(made, started=False)
         self.models = st.sampled_from([spec.name for spec in made.models])
 

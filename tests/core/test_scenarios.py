@@ -260,6 +260,7 @@ def test_a_wait_that_is_too_long_ends_and_causes_no_switch() -> None:
     assert play.core.state() == Active("a")
 
 
+@pytest.mark.fault(52)
 def test_52_the_queue_has_a_cap() -> None:
     play = Play(two(max_queue=2))
     play.arrive("a")

@@ -370,6 +370,7 @@ async def test_44_a_device_whose_owner_is_unknown_is_never_given_away(tmp_path: 
     assert await lines(journal) == ["wake a"]
 
 
+@pytest.mark.fault(67)
 async def test_67_ten_thousand_unknown_models_make_no_series(tmp_path: Path) -> None:
     models = {"a": {"port": 9, "wake": "true", "sleep": "true", "alive": "false"}}
     config = await write(tmp_path / "config.json", {"models": models})

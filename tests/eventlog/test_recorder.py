@@ -231,6 +231,7 @@ def test_a_file_that_cannot_be_opened_is_an_error_at_the_start(tmp_path: Path) -
 # --- when there is no room ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(55)
 def test_55_a_full_disk_holds_nobody_up(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
     recorder = opened(Path("/dev/full"), queue_bytes=2000)
     record(recorder, 1000)

@@ -17,7 +17,7 @@ import h11
 from llmux.access import Access
 from llmux.addresses import BackendAddress
 from llmux.errors import LlmuxError
-from llmux.gateway import Backend, Gateway, GatewaySettings
+from llmux.gateway import Backend, Gateway, GatewaySettings, Limit
 from llmux.messages import Failure
 from llmux.ports import Requester
 
@@ -261,6 +261,7 @@ class FakeScheduler:
 class FakeObserver:
     waits: list[tuple[str, float]] = field(default_factory=list)
     done: list[tuple[str | None, int]] = field(default_factory=list)
+    limits: list[Limit] = field(default_factory=list)
 
     def queue_waited(self, model: str, seconds: float) -> None:
         self.waits.append((model, seconds))
@@ -268,6 +269,9 @@ class FakeObserver:
     def request_done(self, model: str | None, status: int, seconds_to_first_byte: float) -> None:
         assert seconds_to_first_byte >= 0
         self.done.append((model, status))
+
+    def limit_hit(self, limit: Limit) -> None:
+        self.limits.append(limit)
 
 
 # --- the client -------------------------------------------------------------------------------------------------------

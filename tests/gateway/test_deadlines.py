@@ -42,6 +42,7 @@ async def test_slow_requests(timeouts: Timeouts, slow: bytes, fast: bytes) -> No
         assert await client.rest() == b""
         dripping.cancel()
         assert gateway.observer.done == [(None, 408)]
+        assert gateway.observer.limits == [f"timeouts_secs.{'head' if timeouts.head == 0.4 else 'body'}"]
         assert gateway.gateway.buffered_bytes == 0
 
 
@@ -87,6 +88,7 @@ async def test_a_client_that_reads_nothing_is_given_up() -> None:
         await until(lambda: gateway.scheduler.finishes == [1])
         await gateway.backend.connections[0].lost.wait()
         await until(lambda: gateway.gateway.connections == 0)
+        assert gateway.observer.limits == ["timeouts_secs.write"]
 
 
 @pytest.mark.fault(15)

@@ -175,6 +175,7 @@ def test_configuring_again_replaces() -> None:
     assert second.getvalue().count("\n") == 1
 
 
+@pytest.mark.fault(55)
 def test_closed_stream() -> None:
     stream = io.StringIO()
     stream.close()
@@ -279,6 +280,7 @@ FILL = """
 """
 
 
+@pytest.mark.fault(55)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
@@ -287,6 +289,7 @@ def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.fault(55)
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 def test_stderr_closed_or_full_from_the_start(redirection: str) -> None:
     if "full" in redirection and not Path("/dev/full").exists():

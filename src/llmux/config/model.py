@@ -150,6 +150,18 @@ class ModelConfig(Section):
         examples=[True],
         json_schema_extra=without_default,
     )
+    max_queue: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None,
+        description="Most requests that may wait for this model at a time; one more is answered with 429. null = as "
+        "many as the `max_queue` at the top level allows all models together. Default: null.",
+        examples=[100],
+    )
+    max_in_flight: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None,
+        description="Most requests that the model's backend gets at a time; more wait in llmux, oldest first, until "
+        "one of those has ended. null = no limit. Default: null.",
+        examples=[64],
+    )
     send_model_as: Name | None = Field(
         default=None,
         description="Put this name in the place of the request's `model` before the backend sees it. null = the body "
@@ -321,9 +333,16 @@ class Config(Section):
         description="Largest request body, in bytes or as a size; a larger one is answered with 413. Default: 100MiB.",
         examples=["100MiB", 1048576],
     )
+    max_buffered_bytes: Size = Field(
+        default=2**30,
+        description="Most bytes of requests that are held in memory at a time, in bytes or as a size: what has arrived "
+        "of bodies and heads, until it is forwarded. Past it a request is answered with 503. Default: 1GiB.",
+        examples=["4GiB"],
+    )
     max_queue: Annotated[StrictInt, Field(ge=1)] = Field(
         default=10_000,
-        description="Most requests that may wait for models at a time; one more is answered with 429. Default: 10000.",
+        description="Most requests that may wait at a time, for all models together; one more is answered with 429. "
+        "Default: 10000.",
     )
     shutdown_grace_secs: Duration = Field(
         default=30.0,

@@ -13,6 +13,7 @@ from typing import Any
 from llmux.core.commands import Commands
 from llmux.core.health import Health
 from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
+from llmux.core.outlook import outlook
 from llmux.core.planning import Planner
 from llmux.core.settings import CoreSettings
 from llmux.core.stopping import Stopping
@@ -132,7 +133,7 @@ class Core:
             )
             return
         model.arrivals.record(now)
-        if model.state is ModelState.AWAKE and ledger.stop is None:
+        if model.state is ModelState.AWAKE and ledger.stop is None and not model.full:
             request = Request(event.request_id, model, now, None, now)
             ledger.requests[event.request_id] = request
             model.granted[event.request_id] = request
@@ -156,8 +157,12 @@ class Core:
         if self.ledger.stop is not None:
             return Refusal.SHUTTING_DOWN, "llmux is shutting down", 5.0
         if self.ledger.queued >= self.settings.max_queue:
-            wait = self.costs.expected(None, model.name)
-            return Refusal.QUEUE_FULL, f"{self.ledger.queued} requests are waiting already", wait
+            detail = f"{self.ledger.queued} requests are waiting already"
+            return Refusal.QUEUE_FULL, detail, outlook(self.ledger, model, now)
+        most = model.spec.max_queue
+        if most is not None and model.waiting >= most:
+            detail = f"{model.waiting} requests are waiting for {model.name} already"
+            return Refusal.QUEUE_FULL, detail, outlook(self.ledger, model, now)
         if self.planner.obstructed(model):
             return Refusal.DEVICE_LOST, self._lost_detail(), self.settings.lost_check_base
         pause = model.wake_not_before - now
@@ -195,6 +200,8 @@ class Core:
             model.served(now - request.granted_at)
         if model.switch is not None:
             self._switching.finished(model, now)
+        elif model.state is ModelState.AWAKE:
+            self.ledger.release(model, now)  # there is room for one more
 
     def _expire_waiters(self, now: float) -> None:
         """The oldest deadline has come. All deadlines are the same time after arrival, so the oldest is the next."""

@@ -49,7 +49,7 @@ def violations(core: Core) -> list[str]:
             found.append(f"{model.name} has {len(model.waiters)} waiters but its place among the waiting is wrong")
         if (model.name in ledger.holding) != (model.state in HOLDING):
             found.append(f"{model.name} is {model.state} but its place among the holding is wrong")
-        if model.state is ModelState.AWAKE and model.waiters:
+        if model.state is ModelState.AWAKE and model.waiters and not model.full:
             found.append(f"{model.name} is awake and keeps {len(model.waiters)} waiting")
         if model.state is ModelState.ASLEEP and model.placement is not None:
             found.append(f"{model.name} is asleep and claims {model.placement}")
@@ -95,8 +95,8 @@ def _goes_on(ledger: Ledger, model: Model) -> bool:
 def _stuck(core: Core) -> list[str]:
     """Waiters that nothing under way, no timer and no other event to come would ever serve or end."""
     ledger = core.ledger
-    if not ledger.waiting_models or ledger.runs or ledger.switches or not core.settings.models:
-        return []
+    if ledger.runs or ledger.switches or all(model.full for model in ledger.waiting_models.values()):
+        return []  # a full model takes the next one as soon as one of those that it serves has ended
     if not core.probing and not any(key == "recheck" or key.startswith(("sleep:", "verify:")) for key in ledger.timers):
         return [f"{ledger.queued} wait, and nothing is under way for them"]
     return []

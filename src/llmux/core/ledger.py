@@ -156,6 +156,12 @@ class Model:
     def in_flight(self) -> int:
         return len(self.granted)
 
+    @property
+    def full(self) -> bool:
+        """It serves as many requests as it may: one more must wait, though the model be awake."""
+        most = self.spec.max_in_flight
+        return most is not None and len(self.granted) >= most
+
     def accumulated_wait(self, now: float) -> float:
         return len(self.waiters) * now - self.arrived_sum
 
@@ -300,8 +306,14 @@ class Ledger:
             del self.waiting_models[model.name]
 
     def release(self, model: Model, now: float) -> None:
-        """Grant all that wait for `model`, oldest first. O(waiters)."""
+        """Grant what waits for `model`, which is awake, oldest first: all of it, or as much as there is room for.
+        O(granted)."""
         if not model.waiters:
+            return
+        most = model.spec.max_in_flight
+        if most is not None and len(model.waiters) > most - len(model.granted):
+            while not model.full:
+                self._admit(next(iter(model.waiters.values())), now)
             return
         self.queued -= len(model.waiters)
         del self.waiting_models[model.name]
@@ -309,9 +321,22 @@ class Ledger:
         model.arrived_sum = 0.0
         model.last_used = now
         for request in waiters.values():
-            request.granted_at = now
-            model.granted[request.request_id] = request
-            self.out.append(Grant(request.request_id, model.name, now - request.arrived, True))
+            self._grant(request, now)
+
+    def _admit(self, request: Request, now: float) -> None:
+        """Grant one of several waiters."""
+        self.dequeue(request)
+        self.requests[request.request_id] = request
+        request.model.last_used = now
+        self._grant(request, now)
+
+    def _grant(self, request: Request, now: float) -> None:
+        model = request.model
+        request.granted_at = now
+        model.granted[request.request_id] = request
+        # Whoever came while its model was awake has only waited for a place in it.
+        switched = model.awake_since is None or request.arrived <= model.awake_since
+        self.out.append(Grant(request.request_id, model.name, now - request.arrived, switched))
 
     def reject(self, request: Request, reason: Refusal, detail: str, now: float, retry_after: float | None) -> None:
         self.dequeue(request)

@@ -26,6 +26,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
         canary: it serves once its canary was answered, not once its wake hook has succeeded.
         doubt_after: so many requests in a row that its backend failed put it in doubt; None: it is only in doubt when
             the connection is.
+        max_queue: so many requests may wait for it at a time; None for no limit of its own.
+        max_in_flight: so many may be granted at a time; None for no limit.
     """
 
     name: str
@@ -39,6 +41,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     canary: bool = False
     canary_timeout: float | None = 60.0
     doubt_after: int | None = None
+    max_queue: int | None = None
+    max_in_flight: int | None = None
 
     @property
     def everywhere(self) -> tuple[str, ...]:
@@ -68,7 +72,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
         request_timeout: longest a request waits for its model; None for no limit.
         drain_before_switch: let in-flight requests finish before the sleep hook runs.
         min_active: a model keeps serving at least this long before it may be put to sleep for another.
-        max_queue: most requests that may wait at a time.
+        max_queue: most requests that may wait at a time, for all models together.
         alive_interval: time between two alive checks of an awake model; 0 for none.
         alive_failures: scheduled checks that must fail in a row before a model counts as dead.
         refusals: a backend that refuses a connection, after it has failed so many requests in a row (that one

@@ -5,7 +5,7 @@ framework.
 """
 
 from llmux.gateway.gateway import Gateway
-from llmux.gateway.observer import CLIENT_GONE, Observer
+from llmux.gateway.observer import CLIENT_GONE, Limit, Observer
 from llmux.gateway.settings import Backend, GatewaySettings, Timeouts
 
-__all__ = ["CLIENT_GONE", "Backend", "Gateway", "GatewaySettings", "Observer", "Timeouts"]
+__all__ = ["CLIENT_GONE", "Backend", "Gateway", "GatewaySettings", "Limit", "Observer", "Timeouts"]

@@ -16,9 +16,10 @@ import struct
 import termios
 from typing import Final, cast
 
-from llmux.errors import LlmuxError, RequestTimeoutError
+from llmux.errors import BodyTooLargeError, HeadersTooLargeError, LlmuxError, OverloadedError, RequestTimeoutError
 from llmux.gateway.access import check_body_may_come
 from llmux.gateway.exchange import Exchange
+from llmux.gateway.observer import Limit
 from llmux.gateway.shared import Shared
 from llmux.wire.heads import CONTINUE, error_response
 from llmux.wire.request import RequestReader
@@ -36,6 +37,12 @@ _HEAD: Final = 1
 _BODY: Final = 2
 _BUSY: Final = 3  # an exchange has it
 _CLOSING: Final = 4
+
+_LIMITS: Final[dict[type[LlmuxError], Limit]] = {
+    BodyTooLargeError: Limit.BODY,
+    HeadersTooLargeError: Limit.HEAD,
+    OverloadedError: Limit.BUFFERED,
+}
 
 _RESET: Final = struct.pack("ii", 1, 0)  # linger on, for no time: close() sends RST and not FIN
 
@@ -56,10 +63,12 @@ class ClientConnection(asyncio.Protocol):
         "_discarded",
         "_exchange",
         "_held",
+        "_overrun",
         "_phase",
         "_reader",
         "_reading_paused",
         "_shared",
+        "_stalled",
         "_transport",
         "_unsent",
         "deadline",
@@ -79,6 +88,8 @@ class ClientConnection(asyncio.Protocol):
         self._consuming = False
         self._reading_paused = False
         self._held = 0
+        self._overrun = False  # what came behind the request was thrown away: its response is the last one
+        self._stalled = 0  # bytes that are counted as buffered because the client does not read
         self._unsent = 0
         self._discarded = 0
         self.deadline = math.inf
@@ -101,15 +112,15 @@ class ClientConnection(asyncio.Protocol):
     def exchange_done(self, exchange: Exchange) -> None:
         """The last byte of the response has left."""
         self._exchange = None
-        if not exchange.keep_alive:
+        if not exchange.keep_alive or self._overrun:
             # What came behind the request may be unread: a plain close could then destroy the response on its way.
-            self._linger() if self._backlog else self.close()
+            self._linger() if self._backlog or self._overrun else self.close()
         elif not self._consuming:
             if self._reading_paused:
                 self._resume_reading()
             data = self._backlog
             if data:
-                self._backlog = b""
+                self._keep(b"")
                 self._consume(data)
             else:
                 self._wait()
@@ -140,14 +151,15 @@ class ClientConnection(asyncio.Protocol):
         if self._phase == _IDLE:
             self.close()
         elif self._phase in (_HEAD, _BODY):
-            what = "head" if self._phase == _HEAD else "body"
-            self._refuse(RequestTimeoutError(f"the request's {what} took too long to arrive"))
+            what, limit = ("head", Limit.HEAD_TIMEOUT) if self._phase == _HEAD else ("body", Limit.BODY_TIMEOUT)
+            self._refuse(RequestTimeoutError(f"the request's {what} took too long to arrive"), limit)
         elif self.write_paused and self._transport is not None:
             unsent = _unsent(self._transport)
             if unsent < self._unsent:  # slow, but it reads
                 self._unsent = unsent
                 self.deadline = self._shared.loop.time() + self._shared.seconds.write
             else:
+                self._shared.observer.limit_hit(Limit.WRITE_TIMEOUT)
                 self.abort()
         elif exchange is not None:
             exchange.deadline_passed()
@@ -171,7 +183,7 @@ class ClientConnection(asyncio.Protocol):
             while data:
                 data = reader.feed(data)
                 request = reader.request
-                held = len(request.body)
+                held = reader.held
                 if held != self._held:
                     self._shared.hold(held - self._held)
                     self._held = held
@@ -180,7 +192,8 @@ class ClientConnection(asyncio.Protocol):
                         check_body_may_come(self._shared.access, request)
                     break
                 self._phase = _BUSY
-                self._backlog = data
+                if data:
+                    self._keep(data)
                 self._held = 0
                 reader.reset()
                 self._exchange = exchange = Exchange(self._shared, self, request, held)
@@ -190,9 +203,11 @@ class ClientConnection(asyncio.Protocol):
                     return
                 if self._phase == _CLOSING:
                     return
-                data, self._backlog = self._backlog, b""
+                data = self._backlog
+                if data:
+                    self._keep(b"")
         except LlmuxError as error:
-            self._refuse(error)
+            self._refuse(error, _LIMITS.get(type(error)))
             return
         finally:
             self._consuming = False
@@ -219,10 +234,12 @@ class ClientConnection(asyncio.Protocol):
                 self.write(CONTINUE)
             reader.expects_continue = False
 
-    def _refuse(self, error: LlmuxError) -> None:
+    def _refuse(self, error: LlmuxError, limit: Limit | None) -> None:
         """Answer what is not, or not yet, a request. What the rest of the bytes mean is not known any more."""
         self.write(error_response(error))
         self._shared.observer.request_done(None, error.status, 0.0)
+        if limit is not None:
+            self._shared.observer.limit_hit(limit)
         self._linger()
 
     def _linger(self) -> None:
@@ -239,11 +256,24 @@ class ClientConnection(asyncio.Protocol):
         """Forget what was read."""
         self._shared.buffered -= self._held
         self._held = 0
-        self._backlog = b""
+        self._keep(b"")
         self._reader.reset()
 
+    def _keep(self, data: bytes) -> None:
+        """`data` is what waits behind the request being served. Where there is no memory for it, none of it is kept,
+        and the connection closes after the response: that tells a client that the rest was not served."""
+        shared = self._shared
+        shared.buffered -= len(self._backlog)
+        if data and shared.buffered + len(data) > shared.settings.max_buffered_bytes:
+            shared.observer.limit_hit(Limit.BUFFERED)
+            self._overrun = True
+            data = b""
+        shared.buffered += len(data)
+        self._backlog = data
+
     def _bound_backlog(self) -> None:
-        if len(self._backlog) > MAX_PIPELINED_BYTES and self._transport is not None and not self._reading_paused:
+        full = self._overrun or len(self._backlog) > MAX_PIPELINED_BYTES
+        if full and self._transport is not None and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
 
@@ -278,7 +308,8 @@ class ClientConnection(asyncio.Protocol):
         if self._phase < _BUSY:
             self._consume(data)
         elif self._phase == _BUSY:
-            self._backlog += data
+            if not self._overrun:
+                self._keep(self._backlog + data)
             self._bound_backlog()
         else:
             self._discarded += len(data)
@@ -294,6 +325,8 @@ class ClientConnection(asyncio.Protocol):
         self.write_paused = True
         if self._transport is not None:
             self._unsent = _unsent(self._transport)
+            self._stalled = self._transport.get_write_buffer_size()
+            self._shared.buffered += self._stalled
         if self._phase == _BUSY:
             self.deadline = self._shared.loop.time() + self._shared.seconds.write
         if self._exchange is not None:
@@ -301,13 +334,19 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        self._unstall()
         if self._exchange is not None:
             self._exchange.client_resumed()
+
+    def _unstall(self) -> None:
+        self._shared.buffered -= self._stalled
+        self._stalled = 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = _CLOSING
         self._transport = None
         self._let_go()
+        self._unstall()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_gone()

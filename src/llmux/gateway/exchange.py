@@ -43,6 +43,7 @@ log = logs.get_logger(__name__)
 # Where an exchange is. Plain ints: they are compared for every piece of every response.
 ARRIVING: Final = 0  # being routed
 QUEUED: Final = 1  # waits for its model
+REFUSED: Final = 8  # is about to be told so
 GRANTED: Final = 2
 CONNECTING: Final = 3  # to the backend
 WAITING: Final = 4  # for the response's head
@@ -177,16 +178,22 @@ class Exchange:
         if self._model is not None:
             self._shared.observer.queue_waited(self._model, waited)
         if self._state == QUEUED:
-            self._forward()
-        else:
-            self._state = GRANTED  # `start` goes on, once it knows the request's id
+            self._shared.turns.take(self)
+        self._state = GRANTED  # else `start` goes on, once it knows the request's id
 
     def refused(self, error: LlmuxError) -> None:
         """See `llmux.ports.Requester`."""
+        self._refusal = error
         if self._state == QUEUED:
-            self._fail(error)
-        else:
-            self._refusal = error
+            self._state = REFUSED
+            self._shared.turns.take(self)
+
+    def proceed(self) -> None:
+        """See `llmux.gateway.turns`. The client may have left in the meantime, or the grant been taken back."""
+        if self._state == GRANTED:
+            self._forward()
+        elif self._state == REFUSED and self._refusal is not None:
+            self._fail(self._refusal)
 
     def aborted(self, reason: str) -> None:
         """See `llmux.ports.Requester`. The grant is given back at once, as the backend is free of the request."""
@@ -453,6 +460,7 @@ class Exchange:
         self._shared.buffered -= self._held
         self._held = 0
         self._request.body = b""
+        self._request.lines = []
 
     def _backend_failed(self, phase: str, reason: Exception | None, failure: Failure = Failure.LOST) -> None:
         if self._state != STREAMING:  # else `_cut` will

@@ -7,15 +7,18 @@ deadlines and closes them.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from llmux import logs
 from llmux.access import Access
 from llmux.addresses import BackendAddress
 from llmux.gateway.client import ClientConnection
-from llmux.gateway.observer import Observer
+from llmux.gateway.listeners import Listeners
+from llmux.gateway.observer import Limit, Observer
 from llmux.gateway.settings import Backend, GatewaySettings
 from llmux.gateway.shared import Shared
 from llmux.messages import Outcome
@@ -25,7 +28,16 @@ from llmux.upstream import CanaryRun
 SWEEP_SECONDS: Final = 0.25
 """How often deadlines are looked at: one timer for all of them, so that the path of a request only stores a float."""
 
-BACKLOG: Final = 1024
+IDLE_WHEN_CROWDED_SECONDS: Final = 1.0
+"""How long a connection may be idle while there is no room for another client."""
+
+RESUME_AT: Final = 0.9
+"""At this part of the limit on connections clients are accepted again, as soon as it is reached."""
+
+LOG_EVERY_SECONDS: Final = 60.0
+"""How often the log is told, at most, that no more clients are accepted."""
+
+log = logs.get_logger(__name__)
 
 HANDSHAKE_SECONDS: Final = 60.0
 """How long a TLS handshake may take, and a TLS connection's end, where the configuration sets no limit."""
@@ -58,8 +70,11 @@ class Gateway:
             observer=observer,
             access=access or Access(),
         )
-        self._tls = tls
-        self._servers: list[asyncio.Server] = []
+        self._listeners = Listeners(self._accept, tls=self._tls_options(tls))
+        self._shared.crowded = self._crowded
+        self._shared.roomy = self._roomy
+        self._told = -math.inf
+        self._pauses = 0
         self._sweeper: asyncio.TimerHandle | None = None
 
     # --- listening ------------------------------------------------------------------------------------------------
@@ -71,23 +86,7 @@ class Gateway:
         Raises:
             OSError: the address cannot be bound.
         """
-        loop = self._shared.loop
-        options: dict[str, Any] = {"backlog": BACKLOG}
-        if self._tls is not None:
-            timeouts = self._shared.settings.timeouts
-            options["ssl"] = self._tls
-            # It is the beginning of a request's head; and a client that does not take the end has had its answer.
-            options["ssl_handshake_timeout"] = timeouts.head or HANDSHAKE_SECONDS
-            options["ssl_shutdown_timeout"] = timeouts.write or HANDSHAKE_SECONDS
-        if sockets:
-            servers = [await loop.create_server(self._accept, sock=bound, **options) for bound in sockets]
-        else:
-            servers = [await loop.create_server(self._accept, host, port, **options)]
-        for server in servers:
-            for listener in server.sockets:
-                # Accepted connections inherit this: a client whose machine vanished must not stay queued for ever.
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._servers += servers
+        await self._listeners.open(host, port, sockets)
         if self._sweeper is None:
             self._sweep()
 
@@ -97,7 +96,7 @@ class Gateway:
     @property
     def addresses(self) -> list[Any]:
         """What the listeners are bound to, as `socket.getsockname` has it."""
-        return [bound.getsockname() for server in self._servers for bound in server.sockets]
+        return self._listeners.addresses
 
     @property
     def control(self) -> BackendAddress | None:
@@ -124,7 +123,7 @@ class Gateway:
 
     @property
     def buffered_bytes(self) -> int:
-        """How many bytes of request bodies are in memory."""
+        """How many bytes of requests, and of answers that clients leave unread, are in memory."""
         return self._shared.buffered
 
     def close_backend(self, model: str) -> None:
@@ -143,14 +142,50 @@ class Gateway:
             raise ValueError(f"{model} has no canary")
         return CanaryRun(self._shared.pools[model], canary, timeout, ended).cancel
 
+    def _tls_options(self, tls: ssl.SSLContext | None) -> dict[str, Any]:
+        if tls is None:
+            return {}
+        timeouts = self._shared.settings.timeouts
+        return {
+            "ssl": tls,
+            # It is the beginning of a request's head; and a client that does not take the end has had its answer.
+            "ssl_handshake_timeout": timeouts.head or HANDSHAKE_SECONDS,
+            "ssl_shutdown_timeout": timeouts.write or HANDSHAKE_SECONDS,
+        }
+
+    # --- when there is no room for one more client ------------------------------------------------------------------
+
+    def _crowded(self) -> None:
+        if self._listeners.paused or self._shared.stopping:
+            return
+        self._listeners.pause()
+        self._shared.observer.limit_hit(Limit.DESCRIPTORS)
+        self._pauses += 1
+        now = self._shared.loop.time()
+        if now - self._told >= LOG_EVERY_SECONDS:
+            log.warning("accepting_paused", connections=len(self._shared.clients), times=self._pauses)
+            self._told = now
+            self._pauses = 0
+
+    def _roomy(self) -> None:
+        if self._listeners.paused and len(self._shared.clients) <= self._shared.most_clients * RESUME_AT:
+            self._listeners.resume()
+
+    def _make_room(self, now: float) -> None:
+        """Others wait to be accepted: who is only idle need not stay."""
+        kept_until = now + self._shared.seconds.keep_alive - IDLE_WHEN_CROWDED_SECONDS
+        for client in [client for client in self._shared.clients if client.idle and client.deadline <= kept_until]:
+            client.close()
+        if len(self._shared.clients) < self._shared.most_clients:
+            self._listeners.resume()
+
     # --- ending ---------------------------------------------------------------------------------------------------
 
     def stop_accepting(self) -> None:
         """Close the listeners and the idle connections; all others close after the response under way, or that to
         the request which is arriving."""
         self._shared.stopping = True
-        for server in self._servers:
-            server.close()
+        self._listeners.close()
         for client in list(self._shared.clients):
             if client.idle:
                 client.close()
@@ -186,5 +221,7 @@ class Gateway:
         self._sweeper = shared.loop.call_at(now + SWEEP_SECONDS, self._sweep)
         for client in [client for client in shared.clients if client.deadline <= now]:
             client.deadline_passed()
+        if self._listeners.paused:
+            self._make_room(now)
         for pool in shared.all_pools():
             pool.prune(now)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Final, Protocol
 
 CLIENT_GONE: Final = 499
 """The status reported for a request whose client left before anything was sent to it; nginx's number for it."""
+
+
+class Limit(enum.StrEnum):
+    """What can be reached that turns a request or a client away, or ends one; as the configuration calls it."""
+
+    HEAD = "head_bytes"
+    BODY = "max_body_bytes"
+    BUFFERED = "max_buffered_bytes"
+    HEAD_TIMEOUT = "timeouts_secs.head"
+    BODY_TIMEOUT = "timeouts_secs.body"
+    WRITE_TIMEOUT = "timeouts_secs.write"
+    DESCRIPTORS = "descriptors"
 
 
 class Observer(Protocol):
@@ -17,3 +30,6 @@ class Observer(Protocol):
     def request_done(self, model: str | None, status: int, seconds_to_first_byte: float) -> None:
         """A request is over. `model` is a configured name, or None if the request was for none of them; `status` is
         what its client was sent, or `CLIENT_GONE`. Called once per request, when its last byte has left."""
+
+    def limit_hit(self, limit: Limit) -> None:
+        """A limit was reached. `request_done` is called too, where a request was answered because of it."""

@@ -39,7 +39,9 @@ class GatewaySettings:
     Attributes:
         max_head_bytes: of one request's head (431), and of its trailers.
         max_body_bytes: of one request's body (413).
-        max_buffered_bytes: of all request bodies together that are in memory (503).
+        max_buffered_bytes: of all requests together that are in memory (503): heads and bodies, what was pipelined
+            behind them. Answers that slow clients leave unread count too, but are not ended for it.
+        max_connections: from clients; while there are as many, no more are accepted. None for any number.
         max_idle_upstream: idle connections kept per backend.
         upstream_idle_seconds: how long they are kept; uvicorn closes its side after 5 s.
         trusted_proxies: networks of the proxies whose X-Forwarded-* fields are believed.
@@ -48,6 +50,7 @@ class GatewaySettings:
     max_head_bytes: int = 64 * 1024
     max_body_bytes: int = 100 * 1024 * 1024
     max_buffered_bytes: int = 1024 * 1024 * 1024
+    max_connections: int | None = None
     max_idle_upstream: int = 64
     upstream_idle_seconds: float = 4.0
     timeouts: Timeouts = field(default_factory=Timeouts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from llmux.access import Access
@@ -12,6 +12,7 @@ from llmux.addresses import BackendAddress
 from llmux.errors import OverloadedError
 from llmux.gateway.observer import Observer
 from llmux.gateway.settings import Backend, GatewaySettings, Timeouts
+from llmux.gateway.turns import Turns
 from llmux.messages import Failure
 from llmux.ports import Scheduler
 from llmux.upstream import Pool
@@ -39,6 +40,10 @@ def _or_infinite(seconds: float | None) -> float:
     return math.inf if seconds is None else seconds
 
 
+def _nothing() -> None:
+    pass
+
+
 class Shared:
     """The state of a gateway, without its listeners.
 
@@ -48,8 +53,11 @@ class Shared:
         stopping: every response is the last of its connection.
         clients: the connections there are.
         no_clients: set while there are none.
-        buffered: bytes of request bodies in memory.
+        buffered: bytes of requests, and of answers that clients leave unread, in memory.
         failing: models whose backend has failed its last request, and how many in a row it has.
+        turns: for requests that were granted or refused together.
+        crowded: called when there are as many clients as there may be.
+        roomy: called when one of them is gone.
     """
 
     def __init__(
@@ -75,8 +83,13 @@ class Shared:
         self.no_clients.set()
         self.buffered = 0
         self.failing: dict[str, int] = {}
+        self.turns = Turns(self.loop)
+        self.most_clients = math.inf if settings.max_connections is None else settings.max_connections
+        self.crowded: Callable[[], None] = _nothing
+        self.roomy: Callable[[], None] = _nothing
         self.pools = {model: self._pool(backend.address) for model, backend in self.backends.items()}
-        self.control = None if control is None else self._pool(control)
+        self.control: Pool | None = None
+        self.set_control(control)
 
     def backend_failed(self, model: str, failure: Failure) -> None:
         """The backend of `model` failed a request."""
@@ -87,12 +100,16 @@ class Shared:
         """There is one more."""
         self.clients.add(client)
         self.no_clients.clear()
+        if len(self.clients) >= self.most_clients:
+            self.crowded()
 
     def client_closed(self, client: ClientConnection) -> None:
         """There is one less."""
         self.clients.discard(client)
         if not self.clients:
             self.no_clients.set()
+        if self.most_clients != math.inf:
+            self.roomy()
 
     def set_control(self, address: BackendAddress | None) -> None:
         """The control plane is at `address` from now on."""

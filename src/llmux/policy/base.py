@@ -122,6 +122,16 @@ class View(Protocol):
         ...
 
 
+def waiting_since(model: ModelView) -> float:
+    """Since when requests for `model` are kept waiting: since the oldest of them came, or, where only some of them were
+    granted because more may not be in flight, since the last grant. Infinity if none waits.
+
+    A policy that goes by this lets nobody come twice before somebody who waits.
+    """
+    oldest = model.oldest_arrival
+    return float("inf") if oldest is None else max(oldest, model.last_used)
+
+
 @runtime_checkable
 class SwitchPolicy(Protocol):
     """Decides when to switch. Implementations may keep state of their own, but nothing outside themselves."""

@@ -11,6 +11,12 @@ to the model with the oldest due request; a model that is served has only younge
 before j twice, and each of the other n - 1 models takes its D + C + m at most once before j gets its own. Drains are
 bounded by ``drain_timeout_secs``, hooks by ``hook_timeout_secs``. Hooks that fail, and their back-off, come on top.
 
+A model with ``max_in_flight`` k may be left with some of its requests granted and others still waiting. It counts as
+waiting since its last grant then (`waiting_since`), so that the argument holds as it stands, and it is left as soon as
+another one is due, whoever waits for a place in it. What is bounded is each span of its waiting: when it ends, at least
+k requests are granted, the oldest first. So a request with p others of its model before it waits no longer than
+1 + p // k times the bound and D.
+
 Without ``max_wait_secs`` the limit is `TOURS` times the time to switch once to everybody who waits and back, as it is
 measured now, and at least `FLOOR`.
 """
@@ -20,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stay, SwitchTo, View
+from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stay, SwitchTo, View, waiting_since
 
 #: The derived limit on waiting: tours, and seconds at least.
 TOURS = 3.0
@@ -72,16 +78,16 @@ class BoundedPolicy:
     def choose(self, view: View, candidates: Sequence[Candidate], now: float) -> Candidate | float:
         """The switch to begin, or the time to look again (infinity: only an event could change this answer).
 
-        `candidates` are not empty, their oldest waiter first; none of them is due.
+        `candidates` are not empty, the one that has waited longest first; none of them is due.
         """
         raise NotImplementedError
 
     def decide(self, view: View, now: float) -> Decision:
-        waiting = sorted(view.waiting(), key=oldest_arrival)
+        waiting = sorted(view.waiting(), key=waiting_since)
         limit = self._limit(view, waiting, now)
         situation = _situation(view, waiting) if self.steady else None
         if situation is not None and situation == self._situation and now < self._again:
-            due_at = oldest_arrival(waiting[0]) + limit
+            due_at = waiting_since(waiting[0]) + limit
             if now < due_at:
                 return Stay(min(self._again, due_at))
         self._situation = None
@@ -91,7 +97,7 @@ class BoundedPolicy:
         for model in waiting:
             name = model.name
             plan = view.plan(name, avoid=kept)
-            due_at = oldest_arrival(model) + limit
+            due_at = waiting_since(model) + limit
             if isinstance(plan, Blocked):
                 if due_at <= now:
                     kept.update(plan.devices)  # nobody younger may take what it is waiting for
@@ -118,7 +124,7 @@ class BoundedPolicy:
     def _limit(self, view: View, waiting: Sequence[ModelView], now: float) -> float:
         if self.max_wait_secs is not None:
             return self.max_wait_secs
-        if not waiting or now < oldest_arrival(waiting[0]) + FLOOR:
+        if not waiting or now < waiting_since(waiting[0]) + FLOOR:
             return FLOOR  # nobody has waited that long, and the tour need not be known before
         if now >= self._derived_until:
             self._derived = max(FLOOR, TOURS * tour(view, waiting))
@@ -132,12 +138,7 @@ def _situation(view: View, waiting: Sequence[ModelView]) -> object:
     states = [(model.state, model.awake_since, model.in_flight > 0) for model in view.models()]
     if sum([awake_since is not None for _, awake_since, _ in states]) > 1:
         return None
-    return states, [(model.name, model.oldest_arrival) for model in waiting]
-
-
-def oldest_arrival(model: ModelView) -> float:
-    """When the one who has waited longest for `model` came; infinity if nobody waits."""
-    return _NEVER if model.oldest_arrival is None else model.oldest_arrival
+    return states, [(model.name, waiting_since(model)) for model in waiting]
 
 
 def service_time(model: ModelView) -> float:

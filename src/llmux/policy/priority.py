@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from llmux.policy.base import ModelView, View
-from llmux.policy.bounded import BoundedPolicy, Candidate, oldest_arrival
+from llmux.policy.base import ModelView, View, waiting_since
+from llmux.policy.bounded import BoundedPolicy, Candidate
 
 
 class PriorityPolicy(BoundedPolicy):
@@ -63,4 +63,4 @@ class PriorityPolicy(BoundedPolicy):
 
     def _reaches(self, model: ModelView, level: float) -> float:
         """When a waiting model reaches `level`; the earlier that is, the higher it is now."""
-        return oldest_arrival(model) + (level - self._level(model)) * self.ageing_secs
+        return waiting_since(model) + (level - self._level(model)) * self.ageing_secs

@@ -6,10 +6,11 @@ the same ``_sum`` and ``_count``. Every label value comes from the configuration
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from llmux.messages import Hook, ModelState
-from llmux.snapshot import Snapshot
+from llmux.snapshot import Snapshot, Usage
 from llmux.telemetry.series import Counters, Gauges, Histograms, Series
 from llmux.version import version
 
@@ -77,6 +78,9 @@ class Metrics:
         self.deaths = Counters(
             "llmux_model_deaths", "Awake models found dead, or taken out because their backends failed.", ("model",)
         )
+        self.limit_hits = Counters(
+            "llmux_limit_hits", "Requests and clients turned away or ended because a limit was reached.", ("limit",)
+        )
         self.policy_faults = Counters("llmux_policy_faults", "Decisions of the policy that could not be used.")
         self.policy_faults.increase(by=0)
         for model in models:
@@ -94,7 +98,7 @@ class Metrics:
         yield from vars(self).values()
 
 
-def gauges(snapshot: Snapshot, *, log_dropped: int, tasks: int) -> Iterator[Series]:
+def gauges(snapshot: Snapshot, usage: Usage, *, log_dropped: int, tasks: int) -> Iterator[Series]:
     """The series that are read off when scraped."""
     depth = Gauges("llmux_request_queue_depth", "Requests that wait for their model now.", ("model",))
     in_flight = Gauges("llmux_model_in_flight", "Requests that a model is serving now.", ("model",))
@@ -121,4 +125,15 @@ def gauges(snapshot: Snapshot, *, log_dropped: int, tasks: int) -> Iterator[Seri
     dropped.increase(by=log_dropped)
     running = Gauges("llmux_tasks", "Tasks of the event loop. They must not grow in number with time.")
     running.put(tasks)
-    yield from (depth, in_flight, oldest, state, lost, stalled, switch_age, build, dropped, running)
+    gaps = Counters("llmux_event_log_dropped", "Events that are missing in the event log, which could not be written.")
+    gaps.increase(by=usage.event_log_dropped)
+    clients = Gauges("llmux_client_connections", "Connections of clients now.")
+    clients.put(usage.connections)
+    most_clients = Gauges("llmux_client_connections_limit", "Connections of clients that there may be.")
+    most_clients.put(math.inf if usage.most_connections is None else usage.most_connections)
+    buffered = Gauges("llmux_buffered_bytes", "Bytes of requests, and of answers left unread, in memory now.")
+    buffered.put(usage.buffered_bytes)
+    most_buffered = Gauges("llmux_buffered_bytes_limit", "Bytes of requests that there may be in memory.")
+    most_buffered.put(usage.most_buffered_bytes)
+    yield from (depth, in_flight, oldest, state, lost, stalled, switch_age, build, dropped, running, gaps)
+    yield from (clients, most_clients, buffered, most_buffered)

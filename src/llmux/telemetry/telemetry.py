@@ -31,7 +31,7 @@ from llmux.messages import (
     SwitchEnded,
     SwitchStarted,
 )
-from llmux.snapshot import Snapshot
+from llmux.snapshot import Snapshot, Usage
 from llmux.telemetry.metrics import Metrics, gauges
 from llmux.telemetry.series import Histogram
 
@@ -50,13 +50,24 @@ log = logs.get_logger("llmux")
 class Telemetry:
     """The metrics of one application. Each application has its own; there may be several in one process.
 
-    `models` are all configured names. `request_timeout_secs` is only repeated in the log.
+    `models` are all configured names. `request_timeout_secs` is only repeated in the log. `limits` are the names of the
+    gateway's limits, `usage` says how far they are reached.
     """
 
-    def __init__(self, models: Iterable[str], *, request_timeout_secs: float | None = None) -> None:
+    def __init__(
+        self,
+        models: Iterable[str],
+        *,
+        request_timeout_secs: float | None = None,
+        limits: Iterable[str] = (),
+        usage: Callable[[], Usage] = Usage,
+    ) -> None:
         self._models = frozenset(models)
         self._request_timeout_secs = request_timeout_secs
+        self._usage = usage
         self._metrics = Metrics(sorted(self._models))
+        for limit in limits:
+            self._metrics.limit_hits.increase(limit, by=0)
         self._durations: dict[tuple[str | None, int], Histogram] = {}
         self._waits = {model: self._metrics.queue_wait_seconds.of(model) for model in self._models}
         self._lost: set[str] = set()
@@ -92,6 +103,10 @@ class Telemetry:
     def queue_waited(self, model: str, seconds: float) -> None:
         """A request for `model`, a configured name, was granted `seconds` after it arrived."""
         self._waits[model].observe(seconds)
+
+    def limit_hit(self, limit: str) -> None:
+        """A limit of the gateway was reached; `limit` is one of the names that it was made with."""
+        self._metrics.limit_hits.increase(limit)
 
     # --- what the driver tells -----------------------------------------------------------------------------------
 
@@ -152,7 +167,8 @@ class Telemetry:
     # --- what an operator reads ----------------------------------------------------------------------------------
 
     def render(self, snapshot: Snapshot, *, tasks: int = 0) -> bytes:
-        """All metrics in the Prometheus text format (`CONTENT_TYPE`); the gauges are those of `snapshot`.
+        """All metrics in the Prometheus text format (`CONTENT_TYPE`); the gauges are those of `snapshot` and of what
+        `usage` says.
 
         `tasks` is how many tasks the event loop has.
 
@@ -161,7 +177,8 @@ class Telemetry:
         # The first scrape pays for prometheus-client's import (40 ms), not the start.
         from llmux.telemetry.exposition import exposition
 
-        return exposition([*gauges(snapshot, log_dropped=logs.dropped(), tasks=tasks), *self._metrics.series()])
+        seen = gauges(snapshot, self._usage(), log_dropped=logs.dropped(), tasks=tasks)
+        return exposition([*seen, *self._metrics.series()])
 
     # --- facts ---------------------------------------------------------------------------------------------------
 

@@ -45,12 +45,13 @@ class HeadReader:
     What requests and responses have in common. A head that comes in one piece, as nearly all do, is not copied.
     """
 
-    __slots__ = ("_head", "_headers_done", "_parser", "_tail")
+    __slots__ = ("_head", "_head_size", "_headers_done", "_parser", "_tail")
 
     def _expect_head(self) -> None:
         """The next byte begins a head, and a message of its own."""
         self._parser: Parser | None = None  # letting go of it also breaks the cycle with its callbacks
         self._head: bytearray | None = None
+        self._head_size = 0
         self._headers_done = False
         self._tail = b""
 
@@ -62,6 +63,7 @@ class HeadReader:
         if self._head is not None:
             self._head += piece
             size = len(self._head)
+        self._head_size = size
         if size > self._head_room():
             raise self._too_large()
         self._parse(piece)

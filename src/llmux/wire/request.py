@@ -136,6 +136,11 @@ class RequestReader(HeadReader):
         self._length = 0
         self._overhead = 0
 
+    @property
+    def held(self) -> int:
+        """How many bytes of the current request are in memory."""
+        return self._head_size + len(self.request.body)
+
     def feed(self, data: bytes) -> bytes:
         """Take in `data` up to the end of the current request; returns what is left of it.
 

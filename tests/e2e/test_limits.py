@@ -1,0 +1,228 @@
+"""Limits of the real process: memory, descriptors, a log that nobody can write. Numbers are rows of the fault table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmux.testing import SimulatedBackend
+from tests.e2e.conftest import DEADLINE, Server, llmux_process
+from tests.gateway.peers import RawClient
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110  # most conditions have no event
+            await asyncio.sleep(0.02)
+
+
+async def configuration(folder: Path, **content: Any) -> str:
+    path = folder / "config.json"
+    await asyncio.to_thread(path.write_text, json.dumps({"port": 0, **content}))
+    return str(path)
+
+
+def memory(pid: int, field: str) -> int:
+    """Bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{field}:"))
+
+
+async def metric(server: Server, name: str) -> float:
+    async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
+        for line in (await client.get("/metrics")).text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+    raise AssertionError(name)
+
+
+async def waiting(server: Server, model: str) -> int:
+    async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
+        models = (await client.get("/ready")).json()["models"]
+    return next(int(one["waiting"]) for one in models if one["name"] == model)
+
+
+@pytest.mark.fault(11, 12)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+async def test_12_many_bodies_at_the_cap_are_held_up_to_the_budget_and_no_further(tmp_path: Path) -> None:
+    cap, budget, clients = 2 * MIB, 48 * MIB, 200
+    config = await configuration(
+        tmp_path,
+        models={"a": {"port": 1, "wake": "sleep 600", "sleep": "true", "alive": "false"}},
+        max_body_bytes=cap,
+        max_buffered_bytes=budget,
+        shutdown_grace_secs=0,
+    )
+    start = b'{"model": "a", "x": "'
+    body = start + b"x" * (cap - len(start) - 2) + b'"}'
+    head = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % cap
+    async with llmux_process("-c", config) as server:
+        before = memory(server.process.pid, "VmRSS")
+        refused: list[tuple[bytes, bytes]] = []
+
+        async def ask() -> None:
+            client = await RawClient.open(server.port)
+            held.append(client)
+            with contextlib.suppress(ConnectionError):
+                client.writer.write(head + body)
+                answer = await client.reader.readuntil(b"\r\n\r\n")  # those who wait get none
+                refused.append((answer, await client.reader.read(MIB)))
+
+        held: list[RawClient] = []
+        tasks = [asyncio.create_task(ask()) for _ in range(clients)]
+        await until(lambda: len(refused) >= clients - budget // cap)
+        assert await waiting(server, "a") + len(refused) == clients
+        peak = memory(server.process.pid, "VmHWM")
+        for answer, error in refused:
+            assert answer.startswith(b"HTTP/1.1 503 "), answer
+            assert b"\r\nRetry-After: " in answer
+            assert json.loads(error)["error"]["code"] == "overloaded"
+        assert await metric(server, "llmux_buffered_bytes") <= budget
+        assert await metric(server, 'llmux_limit_hits_total{limit="max_buffered_bytes"}') == len(refused)
+        # All 200 would be 400 MiB. A growing body is copied now and then, and freed memory is not given back at once.
+        assert peak - before < 2 * budget, f"{(peak - before) / MIB:.0f} MiB"
+        for client in held:
+            client.reset()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(DEADLINE):
+            while await metric(server, "llmux_buffered_bytes") > 1000:  # the scrape itself is a request
+                pass
+        await server.stop(signal.SIGTERM, signal.SIGTERM)
+
+
+@contextlib.asynccontextmanager
+async def limited(descriptors: int, *arguments: str) -> AsyncIterator[Server]:
+    """The real process, with no more descriptors than that."""
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        "-c",
+        f'ulimit -n {descriptors}; exec "$@"',
+        "sh",
+        sys.executable,
+        "-m",
+        "llmux",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    server = Server(process)
+    reader = asyncio.create_task(server.read())
+    try:
+        await server.wait_for("listening")
+        yield server
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reader
+
+
+@pytest.mark.fault(54)
+async def test_54_out_of_descriptors_accepting_pauses_hooks_run_and_all_goes_on(tmp_path: Path) -> None:
+    async with SimulatedBackend("a").serving() as (_, first), SimulatedBackend("b").serving() as (_, second):
+        hooks = {"wake": "echo up; echo up >&2", "sleep": "true", "alive": "false"}
+        models = {"a": {"port": first, **hooks}, "b": {"port": second, **hooks}}
+        config = await configuration(tmp_path, models=models, timeouts_secs={"keep_alive": None})
+        async with limited(64, "-c", config) as server:
+            # More than there are descriptors for, and all of them want something.
+            clients: list[RawClient] = []
+            for number in range(90):
+                client = await RawClient.open(server.port)
+                body = b'{"model": "%b", "messages": []}' % (b"a" if number % 2 else b"b")
+                await client.send(
+                    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+                )
+                clients.append(client)
+            await server.wait_for("accepting_paused")
+            # Nobody is thrown away: each is served as those before it leave, by models that hooks have woken.
+            for client in clients:
+                assert (await client.receive()).status == 200
+                await client.close()
+            assert {line["model"] for line in server.events("hook_completed")} == {"a", "b"}
+            assert not server.events("hook_failed")
+            assert not server.events("internal_error")
+            assert len(server.events("accepting_paused")) == 1, "one line, however often it happened"
+            assert await metric(server, 'llmux_limit_hits_total{limit="descriptors"}') >= 2
+            assert await metric(server, "llmux_client_connections") <= 5
+            assert await server.stop() == 0
+
+
+@pytest.mark.fault(54)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+async def test_54_idle_connections_hold_nobody_up_and_nothing_spins(tmp_path: Path) -> None:
+    models = {"a": {"port": 1, "wake": "true", "sleep": "true", "alive": "false"}}
+    config = await configuration(tmp_path, models=models)
+    async with limited(64, "-c", config) as server:
+        idle = [await RawClient.open(server.port) for _ in range(60)]
+        await server.wait_for("accepting_paused")
+        used = cpu_ticks(server.process.pid)
+        async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
+            assert (await client.get("/health")).status_code == 200  # whoever was idle for a second made room
+        assert cpu_ticks(server.process.pid) - used < os.sysconf("SC_CLK_TCK") // 2
+        for one in idle:
+            await one.close()
+        assert await server.stop() == 0
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.fault(55)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2>/dev/full >/dev/full <&-"])
+async def test_55_a_log_that_cannot_be_written_stops_nothing_and_is_counted(
+    tmp_path: Path, free_port: int, where: str
+) -> None:
+    async with SimulatedBackend("a").serving() as (_, port):
+        config = await configuration(
+            tmp_path,
+            models={"a": {"port": port, "wake": "echo up; echo up >&2", "sleep": "true", "alive": "false"}},
+            port=free_port,
+            event_log="/dev/full",
+        )
+        command = f"exec {sys.executable} -m llmux -v -c {config} {where}"
+        process = await asyncio.to_thread(subprocess.Popen, ["/bin/sh", "-c", command])
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}", timeout=DEADLINE) as client:
+                async with asyncio.timeout(DEADLINE):
+                    while True:
+                        with contextlib.suppress(httpx.TransportError):
+                            await client.get("/health")
+                            break
+                        await asyncio.sleep(0.05)
+                for _ in range(20):
+                    answer = await client.post("/v1/chat/completions", json={"model": "a", "messages": []})
+                    assert answer.status_code == 200
+                scrape = (await client.get("/metrics")).text
+            dropped = next(line for line in scrape.splitlines() if line.startswith("llmux_log_dropped_total "))
+            assert float(dropped.split()[1]) > 5
+            assert "\nllmux_event_log_dropped_total " in scrape
+        finally:
+            process.terminate()
+            assert await asyncio.to_thread(process.wait, DEADLINE) == 0
