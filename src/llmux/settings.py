@@ -28,6 +28,7 @@ def core_settings(config: Config) -> CoreSettings:
                 canary=model.canary is not None,
                 canary_timeout=config.hook_timeout(name, Hook.CANARY),
                 doubt_after=config.doubt_after(name),
+                pinned=model.pinned,
             )
             for name, model in config.models.items()
         ),

@@ -26,6 +26,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
         canary: it serves once its canary was answered, not once its wake hook has succeeded.
         doubt_after: so many requests in a row that its backend failed put it in doubt; None: it is only in doubt when
             the connection is.
+        pinned: once awake, it is nobody's victim.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     canary: bool = False
     canary_timeout: float | None = 60.0
     doubt_after: int | None = None
+    pinned: bool = False
 
     @property
     def everywhere(self) -> tuple[str, ...]:

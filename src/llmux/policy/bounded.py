@@ -32,6 +32,9 @@ _DERIVED_FOR = 1.0
 #: Seconds that a request is taken to need, before one has ended.
 SERVICE_PRIOR = 5.0
 
+#: Nothing is looked at again sooner than this, in seconds, so that rounding makes nobody ask for ever.
+_SOON = 1e-3
+
 _NEVER = float("inf")
 
 
@@ -105,6 +108,10 @@ class BoundedPolicy:
                 return SwitchTo(name, plan)
             if due_at < recheck:
                 recheck = due_at
+            stakes = view.stakes(plan)
+            if stakes.loss > stakes.gain:  # the gain grows by a second per second for each who waits
+                recheck = min(recheck, now + max(_SOON, (stakes.loss - stakes.gain) / max(1, model.waiting)))
+                continue
             candidates.append(Candidate(model, plan, victims))
         if candidates:
             choice = self.choose(view, candidates, now)
