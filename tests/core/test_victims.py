@@ -139,7 +139,7 @@ def test_without_drains_they_have_the_time_of_a_drain() -> None:
     play.advance(299.0)
     assert play.state("a") is ModelState.AWAKE
     play.advance(2.0)
-    assert play.running() == ["sleep a"]
+    assert "sleep a" in play.running()
 
 
 def test_no_one_with_more_to_lose_goes_until_the_newcomer_has_waited_for_it() -> None:
@@ -160,7 +160,7 @@ def test_no_one_with_more_to_lose_goes_until_the_newcomer_has_waited_for_it() ->
         assert play.state("hot") is ModelState.AWAKE
         play.finish(play.arrive("hot"))
     play.advance(3.0)
-    assert play.running() == ["sleep hot"]  # at the latest when it is due
+    assert "sleep hot" in play.running()  # at the latest when it is due
 
 
 # --- pinned ---------------------------------------------------------------------------------------------------------
