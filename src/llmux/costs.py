@@ -90,7 +90,7 @@ class SwitchCostTracker:
         return self._drains.values.get(model)
 
     def expected_wake(self, model: str) -> float:
-        """The best guess at what waking `model` takes, in seconds: its own average, else the mean of all, else `PRIOR`."""
+        """The best guess at what waking `model` takes, in seconds: its average, else the mean of all, else `PRIOR`."""
         wake = self.wake(model)
         if wake is None:
             wake = self._wakes.mean()

@@ -52,9 +52,7 @@ def machine(rng: random.Random) -> CoreSettings:
         specs.append(ModelSpec(name, placements, drain_timeout=None))
     if rng.random() < 0.2:  # small, so that everybody fits beside it
         specs.append(ModelSpec("pinned", tuple({device: 1} for device in devices), drain_timeout=None, pinned=True))
-    return CoreSettings(
-        models=tuple(specs), devices=devices, alive_interval=0.0, min_active=settings["min_active"]
-    )
+    return CoreSettings(models=tuple(specs), devices=devices, alive_interval=0.0, min_active=settings["min_active"])
 
 
 def traffic(rng: random.Random, models: list[str]) -> list[Arrival]:

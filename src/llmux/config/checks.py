@@ -119,7 +119,7 @@ def _fits_somewhere(ways: Sequence[Mapping[str, int]], free: Mapping[str, int]) 
 
 def _left_by(pinned: Sequence[Sequence[Mapping[str, int]]], devices: Mapping[str, int]) -> list[dict[str, int]]:
     """What pinned models may leave free, for every way in which they can be awake together. Those that find no room
-    are left out: that is a fault of its own. Of very many ways, the `_MOST_WAYS` that leave least on the first devices."""
+    are left out: that is a fault of its own. Of very many ways, `_MOST_WAYS` that leave least on the first devices."""
     states = {tuple(devices.values())}
     for ways in pinned:
         after = set()

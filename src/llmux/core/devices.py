@@ -40,8 +40,8 @@ class Candidate(NamedTuple):
 def choose_victims(
     placement: Placement, free: Mapping[str, int], candidates: Sequence[Candidate]
 ) -> tuple[str, ...] | None:
-    """Those of `candidates` that together make room for `placement` at the least cost, none of them needlessly; None if
-    all of them together do not. Among equals, the earlier candidates.
+    """Those of `candidates` that together make room for `placement` at the least cost, none of them needlessly; None
+    if all of them together do not. Among equals, the earlier candidates.
 
     Exact for up to `EXACT` candidates that hold any of what is short, by branch and bound; with more, the better of what
     two greedy orders give, cheapest first and cheapest per amount first.

@@ -50,7 +50,7 @@ class Planner:
         self._weightless = any(
             not any(placement.values()) for spec in ledger.settings.models for placement in spec.placements
         )
-        # Where no two models can be awake together, there is nothing to choose among, and policies weigh for themselves.
+        # Where no two models can be awake together there is nothing to choose, and policies weigh for themselves.
         self._shared = can_share(ledger.settings)
 
     def look(self, now: float) -> None:

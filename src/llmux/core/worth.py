@@ -2,18 +2,18 @@
 
 Pure; part of the core. Reads the books, changes nothing but its own rent.
 
-GreedyDual-Size (P. Cao and S. Irani, "Cost-Aware WWW Proxy Caching Algorithms", USITS 1997), in the form that N. Young's
-Landlord gives it ("On-Line File Caching", SODA 1998): every awake model has a credit, what losing it would cost, which
-is renewed whenever it is used. Making room charges all of them rent for the memory that they hold, just enough that
-those who must go are out of credit. So a model goes the sooner, the cheaper its wake, the larger its memory, and the
-longer nobody asked for it. A hit costs nothing but the note of its time, which the books have anyway.
+GreedyDual-Size (P. Cao and S. Irani, "Cost-Aware WWW Proxy Caching Algorithms", USITS 1997), in the form that N.
+Young's Landlord gives it ("On-Line File Caching", SODA 1998): every awake model has a credit, what losing it would
+cost, which is renewed whenever it is used. Making room charges all of them rent for the memory that they hold, just
+enough that those who must go are out of credit. So a model goes the sooner, the cheaper its wake, the larger its
+memory, and the longer nobody asked for it. A hit costs nothing but the note of its time, which the books have anyway.
 
 What is ours: costs are in request-seconds, so that they can be weighed against those who wait. The one whose request
 finds its model asleep waits for the wake, c seconds; at an arrival rate of λ, λ·c others come meanwhile and wait c / 2
-each. That is lost only if somebody asks, so c · (1 + λ·c / 2) is weighed with h / (h + 1/λ + t), where t is how long the
-model has been idle and h is `HORIZON`: the share that a Poisson stream would give, with an idle time that speaks against
-it. Sizes are shares of the contended devices only: memory that nobody competes for costs nothing to hold. The
-competitive ratio of GreedyDual-Size is proved for fixed costs, and is not claimed for these.
+each. That is lost only if somebody asks, so c · (1 + λ·c / 2) is weighed with h / (h + 1/λ + t), where h is `HORIZON`
+and t is how long the model has been idle: the longer it was, the less likely is another request. Sizes are shares of
+the contended devices only: memory that nobody competes for costs nothing to hold. The competitive ratio of
+GreedyDual-Size is proved for fixed costs, and is not claimed for these.
 """
 
 from __future__ import annotations

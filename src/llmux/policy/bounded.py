@@ -2,7 +2,8 @@
 
 The bound: a request is *due* once it has waited ``max_wait_secs``. While a model has a due request, nothing that could
 make room for it is kept awake for any other reason, and the model whose due request is oldest goes first. So with n
-models on one device, where a drain takes at most D seconds, a switch's hooks at most C and ``min_active_secs`` is m,
+models, on one device or several, where a drain takes at most D seconds, a switch's hooks at most C and
+``min_active_secs`` is m,
 
     no request waits longer for its grant than  max_wait_secs + n * (D + C + m).
 
@@ -10,6 +11,10 @@ For: at the moment a request of model j is due, one switch may be under way, or 
 to the model with the oldest due request; a model that is served has only younger requests afterwards, so it cannot come
 before j twice, and each of the other n - 1 models takes its D + C + m at most once before j gets its own. Drains are
 bounded by ``drain_timeout_secs``, hooks by ``hook_timeout_secs``. Hooks that fail, and their back-off, come on top.
+docs/policies.md has the proof for several devices: no switch begins that would touch a device which the model with the
+oldest due request could be given.
+
+Where several models can be awake together, victims with more to lose than the newcomer gains are kept until it is due.
 
 Without ``max_wait_secs`` the limit is `TOURS` times the time to switch once to everybody who waits and back, as it is
 measured now, and at least `FLOOR`.
