@@ -43,8 +43,8 @@ def choose_victims(
     """Those of `candidates` that together make room for `placement` at the least cost, none of them needlessly; None
     if all of them together do not. Among equals, the earlier candidates.
 
-    Exact for up to `EXACT` candidates that hold any of what is short, by branch and bound; with more, the better of what
-    two greedy orders give, cheapest first and cheapest per amount first.
+    Exact for up to `EXACT` candidates that hold any of what is short, by branch and bound; with more, the better of
+    what two greedy orders give, cheapest first and cheapest per amount first.
     """
     short = {device: amount - free[device] for device, amount in placement.items() if amount > free[device]}
     if not short:
