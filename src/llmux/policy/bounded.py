@@ -75,6 +75,7 @@ class BoundedPolicy:
         self._derived_until = float("-inf")
         # The last time that `choose` could choose among all who wait, and did not: what it saw, and when to look again.
         self._situation: object = None
+        self.held_back = False  # whether somebody was no candidate, last time, because the victims had more to lose
         self._again = _NEVER
 
     def choose(self, view: View, candidates: Sequence[Candidate], now: float) -> Candidate | float:
@@ -93,6 +94,7 @@ class BoundedPolicy:
             if now < due_at:
                 return Stay(min(self._again, due_at))
         self._situation = None
+        self.held_back = False
         recheck = _NEVER
         kept: set[str] = set()
         candidates: list[Candidate] = []
@@ -115,6 +117,7 @@ class BoundedPolicy:
                 recheck = due_at
             stakes = view.stakes(plan)
             if stakes.loss > stakes.gain:  # the gain grows by a second per second for each who waits
+                self.held_back = True
                 recheck = min(recheck, now + max(_SOON, (stakes.loss - stakes.gain) / max(1, model.waiting)))
                 continue
             candidates.append(Candidate(model, plan, victims))
