@@ -17,7 +17,7 @@ from llmux.policy import BreakEvenPolicy, DrainFirstPolicy, FifoPolicy, Priority
 from llmux.sim import Arrival, BackendModel, HookTimes, simulate
 
 WORKLOADS = int(os.environ.get("LLMUX_WORKLOADS", "60"))
-PER_TEST = 500
+PER_TEST = 50
 
 LONGEST = 20  # seconds that a request takes at most
 BACKEND = BackendModel(rate=1.0, prefill_rate=1e9, overhead=0.0, batch=10_000)  # a request takes its output in seconds
