@@ -89,6 +89,20 @@ class SwitchCostTracker:
         """The average time to drain `model`, None until seen."""
         return self._drains.values.get(model)
 
+    def expected_wake(self, model: str) -> float:
+        """The best guess at what waking `model` takes, in seconds: its average, else the mean of all, else `PRIOR`."""
+        wake = self.wake(model)
+        if wake is None:
+            wake = self._wakes.mean()
+        return PRIOR if wake is None else wake
+
+    def expected_sleep(self, model: str) -> float:
+        """The best guess at what putting `model` to sleep takes, in seconds; 0 before anything was measured."""
+        sleep = self.sleep(model)
+        if sleep is None:
+            sleep = self._sleeps.mean()
+        return 0.0 if sleep is None else sleep
+
     def expected(self, from_model: str | None, to_model: str) -> float:
         """The best guess at a pair's cost, in seconds, for a policy to work with; there is always one.
 

@@ -30,6 +30,7 @@ def core_settings(config: Config) -> CoreSettings:
                 doubt_after=config.doubt_after(name),
                 max_queue=model.max_queue,
                 max_in_flight=model.max_in_flight,
+                pinned=model.pinned,
             )
             for name, model in config.models.items()
         ),

@@ -280,6 +280,29 @@ models:
         ],
     ),
     (
+        f"models:\n  a: {{<<: {MODEL}, pinned: true}}\n  b: {MODEL}\n",
+        [("models.a.pinned", 2, "needs `devices`: without them, no other model could ever be woken")],
+    ),
+    (
+        f"""\
+devices: {{gpu0: 24GiB, gpu1: 24GiB}}
+models:
+  a: {{<<: &m {MODEL}, needs: 10GiB, pinned: true}}
+  b: {{<<: *m, needs: {{gpu0: 20GiB}}}}
+  c: {{<<: *m, needs: 20GiB}}
+  d: {{<<: *m, needs: {{gpu1: 24GiB}}, pinned: false}}
+""",
+        [
+            (
+                f"models.{name}",
+                line,
+                "could never be woken once the pinned models (a) are awake where their needs let them be; pin fewer, "
+                "or name their devices, as in `needs: {gpu0: 10GiB}`",
+            )
+            for name, line in (("b", 4), ("d", 6))
+        ],
+    ),
+    (
         f"models: {{a: {MODEL}}}\ndevices: {{}}\n",
         [("devices", 2, "must not be empty")],
     ),

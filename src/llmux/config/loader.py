@@ -143,7 +143,7 @@ def _faults_of_the_whole(data: dict[str, Any]) -> list[tuple[Location, str]]:
     for name, model in models.items():
         fields = model if isinstance(model, dict) else {}
         aliases = _sound(_ALIASES, fields.get("aliases", []))
-        claims[name] = Claim(aliases or [], _sound(_NEEDS, fields.get("needs")))
+        claims[name] = Claim(aliases or [], _sound(_NEEDS, fields.get("needs")), fields.get("pinned") is True)
     devices = _sound(_DEVICES, data.get("devices"))
     if devices is None and data.get("devices") is not None:
         return list(alias_faults(claims))

@@ -26,7 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from llmux.addresses import BackendAddress
 from llmux.config.access import AdminKeyConfig, CorsConfig, HostName, KeyConfig, TlsConfig
 from llmux.config.canary import CanaryConfig
-from llmux.config.checks import Claim, Fault, did_you_mean, find_faults
+from llmux.config.checks import Claim, Fault, did_you_mean, find_faults, placements
 from llmux.config.fields import (
     Aliases,
     Devices,
@@ -130,6 +130,12 @@ class ModelConfig(Section):
         "takes it on any one device that has room, and the hook finds its name in LLMUX_DEVICES; `{}` takes nothing. "
         "Only with `devices`. Default: all of every device, so that the model is awake alone.",
         examples=["10GiB", {"gpu0": "20GiB", "gpu1": "20GiB"}],
+    )
+    pinned: StrictBool = Field(
+        default=False,
+        description="Once awake, it stays awake: it is never put to sleep to make room for another model, only when an "
+        "operator says so. Only with `devices`, and every other model must fit beside it. Default: false.",
+        examples=[True],
     )
     hook_timeout_secs: ModelHookTimeouts | None = Field(
         default=None,
@@ -383,7 +389,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_whole(self) -> Config:
-        claims = {name: Claim(model.aliases, model.needs) for name, model in self.models.items()}
+        claims = {name: Claim(model.aliases, model.needs, model.pinned) for name, model in self.models.items()}
         faults = list(find_faults(claims, self.devices))
         for name in self.policy.levels:
             if name not in self.models:
@@ -504,9 +510,4 @@ class Config(Section):
         """The ways to place `model`, each as bytes per device, in the order of the devices; None without `devices`."""
         if self.devices is None:
             return None
-        needs = self.models[model].needs
-        if needs is None:
-            return (dict(self.devices),)
-        if isinstance(needs, int):
-            return tuple({device: needs} for device, size in self.devices.items() if needs <= size)
-        return (dict(needs),)
+        return placements(self.models[model].needs, self.devices)

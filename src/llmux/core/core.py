@@ -326,6 +326,7 @@ class Core:
                 if decision.recheck_at is not None:
                     self.ledger.set_timer("recheck", max(now, decision.recheck_at))
                 return
+            self.planner.worth.charge([self.ledger.models[name] for name in decision.victims], now)
             self._switching.begin(decision, now)
 
     def _ask_policy(self, now: float) -> Stay | Plan:
@@ -346,12 +347,14 @@ class Core:
             return decision
         if not isinstance(decision, SwitchTo):
             raise TypeError(f"a policy returns Stay or SwitchTo, not {decision!r}")
+        if decision.model not in self.ledger.models:
+            raise ValueError(f"there is no model {decision.model!r}")
+        if decision.model not in self.ledger.waiting_models:
+            raise ValueError(f"nobody waits for {decision.model}")
         if decision.plan is not None:
             if decision.plan.model != decision.model or not self.planner.sound(decision.plan):
                 raise ValueError(f"the plan for {decision.model} cannot begin now: {decision.plan}")
             return decision.plan
-        if decision.model not in self.ledger.models:
-            raise ValueError(f"there is no model {decision.model!r}")
         plan = self.planner.plan(decision.model)
         if isinstance(plan, Blocked):
             raise ValueError(f"a switch to {decision.model} cannot begin now")

@@ -6,16 +6,33 @@ Reads the books, changes nothing. It is also the view that a policy gets.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
-from llmux.core.devices import choose_victims, fits, free_after
+from llmux.core.devices import Candidate, choose_victims, fits, free_after
 from llmux.core.ledger import Ledger, Model
 from llmux.core.settings import Placement
+from llmux.core.worth import Worth, can_share
 from llmux.messages import ModelState
-from llmux.policy.base import Blocked, Plan
+from llmux.policy.base import Blocked, Plan, Stakes
 
 _ASLEEP, _UNCONFIRMED = ModelState.ASLEEP, ModelState.UNCONFIRMED
 
-_Room = tuple[dict[str, int], list[tuple[str, Placement]], float | None]
+
+class _Evictable(NamedTuple):
+    """A model that could be put to sleep now. `loss` in request-seconds, `delay` in seconds until its room is free."""
+
+    model: Model
+    claim: Placement
+    loss: float
+    delay: float
+    owes: bool
+
+
+_Room = tuple[dict[str, int], list[_Evictable], float | None]
+
+
+#: A choice that is none.
+NOTHING_TO_CHOOSE = Stakes(0.0, 0.0)
 
 
 class Planner:
@@ -23,6 +40,7 @@ class Planner:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.worth = Worth(ledger)
         self.now = 0.0
         self._room: _Room | None = None
         self._room_seen = 0
@@ -32,6 +50,8 @@ class Planner:
         self._weightless = any(
             not any(placement.values()) for spec in ledger.settings.models for placement in spec.placements
         )
+        # Where no two models can be awake together there is nothing to choose, and policies weigh for themselves.
+        self._shared = can_share(ledger.settings)
 
     def look(self, now: float) -> None:
         """A new event is looked at, and all that was worked out for the one before is forgotten."""
@@ -78,21 +98,45 @@ class Planner:
             alternatives = [placement for placement in alternatives if placement.keys().isdisjoint(avoid)]
             if not alternatives:
                 return Blocked(None, target.spec.everywhere)
-        free, candidates, later = self._room_for(target, by_operator)
+        free, evictable, later = self._room_for(target, by_operator)
+        if avoid:  # a model that goes holds up all that its memory is on until it sleeps
+            evictable = [each for each in evictable if each.claim.keys().isdisjoint(avoid)]
+        waiting = max(1, target.waiting)
+        candidates = [Candidate(e.model.name, e.claim, e.loss + waiting * e.delay) for e in evictable if not e.owes]
+        plan = self._cheapest(target, alternatives, free, candidates)
+        if plan is None and len(candidates) < len(evictable):
+            candidates = [Candidate(e.model.name, e.claim, e.loss + waiting * e.delay) for e in evictable]
+            plan = self._cheapest(target, alternatives, free, candidates)
+        return plan if plan is not None else Blocked(later, target.spec.everywhere)
+
+    def _cheapest(
+        self, target: Model, alternatives: Sequence[Placement], free: dict[str, int], candidates: Sequence[Candidate]
+    ) -> Plan | None:
+        costs = {candidate.name: candidate.cost for candidate in candidates} if len(alternatives) > 1 else {}
         best: tuple[tuple[float, int], Plan] | None = None
         for placement in alternatives:
             victims = choose_victims(placement, free, candidates)
             if victims is None:
                 continue
-            newest = max((self._ledger.models[victim].last_used for victim in victims), default=float("-inf"))
-            rank = (newest, len(victims))
+            rank = (sum([costs.get(victim, 0.0) for victim in victims]), len(victims))
             if best is None or rank < best[0]:
                 # A model whose place is not known cannot be woken where it is: it is put to sleep first.
                 itself = () if target.placed else (target.name,)
-                best = (rank, Plan(name, victims + itself, tuple(placement)))
-        if best is not None:
-            return best[1]
-        return Blocked(later, target.spec.everywhere)
+                best = (rank, Plan(target.name, victims + itself, tuple(placement)))
+                if not victims:
+                    break
+        return None if best is None else best[1]
+
+    def stakes(self, plan: Plan) -> Stakes:
+        """What the switch of `plan` would cost its victims, and what it would gain those who wait."""
+        if not self._shared:
+            return NOTHING_TO_CHOOSE
+        models = self._ledger.models
+        target = models[plan.model]
+        victims = [models[name] for name in plan.victims if name != plan.model]
+        if any(self._owes(victim) for victim in victims):
+            return Stakes(float("inf"), 0.0)
+        return self.worth.stakes(target, victims, self.now)
 
     def occupied(self) -> bool:
         """Whether the targets of switches under way get all there is of every device, so that none can begin."""
@@ -134,7 +178,7 @@ class Planner:
         if target is None or isinstance(self.plan(plan.model), Blocked):
             return False
         placement = self.placement(plan)
-        candidates = dict(self._evictable(target, by_operator=False)[0])
+        candidates = {each.model.name: each.claim for each in self._evictable(target, by_operator=False)[0]}
         others = [victim for victim in plan.victims if victim != plan.model]
         if placement is None or any(victim not in candidates for victim in others):
             return False
@@ -177,7 +221,7 @@ class Planner:
             self._room, self._room_seen = room, len(self._ledger.out)
         return room
 
-    def _evictable(self, target: Model, by_operator: bool) -> tuple[list[tuple[str, Placement]], float | None]:
+    def _evictable(self, target: Model, by_operator: bool) -> tuple[list[_Evictable], float | None]:
         """Those that could be put to sleep for `target` now, least recently used first; and when the next one could
         be, in seconds, None if that takes more than time."""
         settings = self._ledger.settings
@@ -191,12 +235,37 @@ class Planner:
                 continue
             if model.state not in (ModelState.AWAKE, ModelState.UNCONFIRMED):
                 continue
+            if model.spec.pinned and model.placed:
+                continue
             at = model.sleep_not_before
             if model.awake_since is not None:
                 at = max(at, model.awake_since + settings.min_active)
+                if self._shared and not settings.drain_before_switch and self._owes(model):
+                    patience = model.spec.drain_timeout  # what is cut off is at least given the time of a drain
+                    at = max(at, model.awake_since + patience) if patience is not None else float("inf")
             if by_operator or at <= self.now:
                 ready.append(model)
-            elif later is None or at < later:
+            elif at < float("inf") and (later is None or at < later):
                 later = at
+        if len(ready) == 1:  # no choice, so no need to weigh
+            only = ready[0]
+            return [_Evictable(only, only.placement or {}, 0.0, 0.0, False)], later
         ready.sort(key=lambda m: (m.last_used, m.order))
-        return [(m.name, m.placement) for m in ready if m.placement is not None], later
+        return [self._weighed(model) for model in ready], later
+
+    def _weighed(self, model: Model) -> _Evictable:
+        costs = self._ledger.costs
+        delay = costs.expected_sleep(model.name)
+        if model.granted:
+            drain = costs.drain(model.name)
+            delay += drain if drain is not None else (model.service_time or 0.0)
+        loss = self.worth.credit(model, self.now)
+        return _Evictable(model, model.placement or {}, loss, delay, self._shared and self._owes(model))
+
+    def _owes(self, model: Model) -> bool:
+        """Whether somebody who waited for the wake of `model` is not served yet."""
+        if model.awake_since is None:
+            return False
+        for oldest in model.granted.values():
+            return oldest.granted_at is not None and oldest.granted_at <= model.awake_since
+        return False

@@ -28,6 +28,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
             the connection is.
         max_queue: so many requests may wait for it at a time; None for no limit of its own.
         max_in_flight: so many may be granted at a time; None for no limit.
+        pinned: once awake, it is nobody's victim.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     doubt_after: int | None = None
     max_queue: int | None = None
     max_in_flight: int | None = None
+    pinned: bool = False
 
     @property
     def everywhere(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stay, SwitchPolicy, SwitchTo, View
+from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stakes, Stay, SwitchPolicy, SwitchTo, View
 from llmux.policy.bounded import BoundedPolicy, Candidate
 from llmux.policy.break_even import BreakEvenPolicy
 from llmux.policy.drain_first import DrainFirstPolicy
@@ -23,6 +23,7 @@ __all__ = [
     "Plan",
     "PriorityPolicy",
     "RoundRobinPolicy",
+    "Stakes",
     "Stay",
     "SwitchPolicy",
     "SwitchTo",

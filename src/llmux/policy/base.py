@@ -31,6 +31,16 @@ class Blocked(msgspec.Struct, frozen=True):
     devices: tuple[str, ...]
 
 
+class Stakes(msgspec.Struct, frozen=True):
+    """What a switch is about, in request-seconds: `loss` is what having to wake its victims again would cost those who
+    ask for them, infinite while one of them has not yet served those whom it was woken for; `gain` is what those who
+    wait for its target have waited and would wait for that wake, and grows with them. Both are 0 where no two models
+    can be awake together."""
+
+    loss: float
+    gain: float
+
+
 class Stay(msgspec.Struct, frozen=True):
     """Begin nothing. The policy is asked again at `recheck_at` (seconds on the view's clock, None: no need), and when
     something happens in any case (`SwitchPolicy.decide`)."""
@@ -110,7 +120,12 @@ class View(Protocol):
         ...
 
     def plan(self, name: str, *, avoid: Collection[str] = ()) -> Plan | Blocked:
-        """How to make room for a model, with least recently used victims. `avoid` names devices not to be touched."""
+        """How to make room for a model, with the victims whose loss costs least. `avoid` names devices not to be
+        touched."""
+        ...
+
+    def stakes(self, plan: Plan) -> Stakes:
+        """What would be lost and gained by a plan that `plan` gave."""
         ...
 
     def expected_cost(self, from_model: str | None, to_model: str) -> float:

@@ -2,7 +2,8 @@
 
 The bound: a request is *due* once it has waited ``max_wait_secs``. While a model has a due request, nothing that could
 make room for it is kept awake for any other reason, and the model whose due request is oldest goes first. So with n
-models on one device, where a drain takes at most D seconds, a switch's hooks at most C and ``min_active_secs`` is m,
+models, on one device or several, where a drain takes at most D seconds, a switch's hooks at most C and
+``min_active_secs`` is m,
 
     no request waits longer for its grant than  max_wait_secs + n * (D + C + m).
 
@@ -10,6 +11,10 @@ For: at the moment a request of model j is due, one switch may be under way, or 
 to the model with the oldest due request; a model that is served has only younger requests afterwards, so it cannot come
 before j twice, and each of the other n - 1 models takes its D + C + m at most once before j gets its own. Drains are
 bounded by ``drain_timeout_secs``, hooks by ``hook_timeout_secs``. Hooks that fail, and their back-off, come on top.
+docs/policies.md has the proof for several devices: no switch begins that would touch a device which the model with the
+oldest due request could be given.
+
+Where several models can be awake together, victims with more to lose than the newcomer gains are kept until it is due.
 
 A model with ``max_in_flight`` k may be left with some of its requests granted and others still waiting. It counts as
 waiting since its last grant then (`waiting_since`), so that the argument holds as it stands, and it is left as soon as
@@ -37,6 +42,9 @@ _DERIVED_FOR = 1.0
 
 #: Seconds that a request is taken to need, before one has ended.
 SERVICE_PRIOR = 5.0
+
+#: Nothing is looked at again sooner than this, in seconds, so that rounding makes nobody ask for ever.
+_SOON = 1e-3
 
 _NEVER = float("inf")
 
@@ -73,6 +81,7 @@ class BoundedPolicy:
         self._derived_until = float("-inf")
         # The last time that `choose` could choose among all who wait, and did not: what it saw, and when to look again.
         self._situation: object = None
+        self.held_back = False  # whether somebody was no candidate, last time, because the victims had more to lose
         self._again = _NEVER
 
     def choose(self, view: View, candidates: Sequence[Candidate], now: float) -> Candidate | float:
@@ -91,6 +100,7 @@ class BoundedPolicy:
             if now < due_at:
                 return Stay(min(self._again, due_at))
         self._situation = None
+        self.held_back = False
         recheck = _NEVER
         kept: set[str] = set()
         candidates: list[Candidate] = []
@@ -111,6 +121,11 @@ class BoundedPolicy:
                 return SwitchTo(name, plan)
             if due_at < recheck:
                 recheck = due_at
+            stakes = view.stakes(plan)
+            if stakes.loss > stakes.gain:  # the gain grows by a second per second for each who waits
+                self.held_back = True
+                recheck = min(recheck, now + max(_SOON, (stakes.loss - stakes.gain) / max(1, model.waiting)))
+                continue
             candidates.append(Candidate(model, plan, victims))
         if candidates:
             choice = self.choose(view, candidates, now)

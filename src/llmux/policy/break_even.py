@@ -79,7 +79,7 @@ class BreakEvenPolicy(BoundedPolicy):
         self._rests.clear()
         decision = super().decide(view, now)
         self._quiet_until = float("-inf")
-        if isinstance(decision, Stay) and decision.recheck_at is not None and self._rests:
+        if isinstance(decision, Stay) and decision.recheck_at is not None and self._rests and not self.held_back:
             self._quiet_until, self._quiet_for = decision.recheck_at, situation
         return decision
 
