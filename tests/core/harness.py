@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from llmux.core import Core, CoreSettings, ModelSpec
+from llmux.core import ConfigChanged, Core, CoreEvent, CoreSettings, ModelSpec, PolicyNote
 from llmux.core.invariants import violations
 from llmux.messages import (
     AbortRequests,
@@ -13,7 +13,6 @@ from llmux.messages import (
     CancelHook,
     CancelTimer,
     Effect,
-    Event,
     Finished,
     Grant,
     Hook,
@@ -57,7 +56,8 @@ class Play:
         self.to_abort: set[int] = set()
         self.cancelled: set[int] = set()
         self.effects: list[Effect] = []
-        self.log: list[tuple[float, Event]] = []
+        self.log: list[tuple[float, CoreEvent]] = []
+        self.made_from = settings
         self.ends: Counter[int] = Counter()
         self.stopped = False
         self._requests = 0
@@ -66,7 +66,7 @@ class Play:
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    def send(self, event: Event) -> list[Effect]:
+    def send(self, event: CoreEvent) -> list[Effect]:
         self.log.append((self.now, event))
         effects = self.core.handle(event, self.now)
         for effect in effects:
@@ -130,6 +130,9 @@ class Play:
 
     def stop(self, grace: float = 30.0, on_exit: OnExit = OnExit.LEAVE) -> None:
         self.send(Stop(grace, on_exit))
+
+    def reconfigure(self, settings: CoreSettings, policy: PolicyNote | None = None) -> list[Effect]:
+        return self.send(ConfigChanged(settings, policy))
 
     # --- what came of it ---------------------------------------------------------------------------------------
 

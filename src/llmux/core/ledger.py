@@ -80,6 +80,9 @@ class Switch:
     sleep_seconds: float = 0.0
     wake_seconds: float = 0.0
     failed: str = ""  # why, once a victim could not be put to sleep
+    void: str = ""  # why, once its target is not to be woken after all, though somebody may still want it
+    reconfiguring: bool = False  # the configuration, and nobody else, wants its victims asleep
+    wake_run: int = 0  # the id of its wake hook's run, once that has begun
 
     @property
     def draining(self) -> bool:
@@ -123,6 +126,9 @@ class Model:
     check_urgent: bool = False
     check_failures: int = 0
     lost_checks: int = 0
+    asked: bool = False  # its alive hook was asked once, so what it may hold is known as well as it can be
+    leaving: bool = False  # it is not in the configuration any more, but may still hold its memory
+    must_go: bool = False  # it is put to sleep as soon as that is possible: the configuration has no room for it
 
     @property
     def name(self) -> str:
@@ -172,6 +178,9 @@ class Ledger:
         self.requests: dict[int, Request] = {}
         self.waiting_models: dict[str, Model] = {}  # those with waiters, in the order they got their first
         self.commanded: dict[str, Model] = {}  # those that an operator's command waits for
+        self.outgoing: dict[str, Model] = {}  # those that must go
+        self.crowded = False  # since the configuration changed, there may be more awake than there is room for
+        self.configured = 0  # the id that was the last when the configuration last changed
         self.queued = 0
         self.runs: dict[int, Run] = {}
         self.timers: dict[str, float] = {}
@@ -183,6 +192,10 @@ class Ledger:
 
     def next_id(self) -> int:
         self._ids += 1
+        return self._ids
+
+    @property
+    def last_id(self) -> int:
         return self._ids
 
     # --- models ---------------------------------------------------------------------------------------------
@@ -205,6 +218,8 @@ class Ledger:
             del self.holding[model.name]
         elif old is ModelState.ASLEEP:
             self.holding[model.name] = model
+        if new is ModelState.UNCONFIRMED and model.placement not in model.spec.placements:
+            model.placed = False  # the configuration has changed: it cannot be woken where it is
         self.out.append(StateChanged(model=model.name, old=old, new=new, cause=step.value))
 
     # --- hooks ----------------------------------------------------------------------------------------------

@@ -24,10 +24,16 @@ class Planner:
         self.now = 0.0
         self._room: _Room | None = None
         self._room_seen = 0
+        self._weightless = False
+        self.reconfigured()
+
+    def reconfigured(self) -> None:
+        """The settings are others now."""
         # A model that needs nothing can be woken whatever else goes on.
         self._weightless = any(
-            not any(placement.values()) for spec in ledger.settings.models for placement in spec.placements
+            not any(placement.values()) for spec in self._ledger.settings.models for placement in spec.placements
         )
+        self._room = None
 
     def look(self, now: float) -> None:
         """A new event is looked at, and all that was worked out for the one before is forgotten."""
@@ -60,7 +66,7 @@ class Planner:
         for `min_active` yet, or are lost, and does not wait for back-off."""
         target = self._ledger.models[name]
         wakeable = target.state in (ModelState.ASLEEP, ModelState.UNCONFIRMED)
-        if target.switch is not None or not wakeable:
+        if target.switch is not None or not wakeable or not target.asked:
             return Blocked(None, target.spec.everywhere)
         if self.now < target.wake_not_before and not by_operator:
             return Blocked(target.wake_not_before, ())
@@ -175,7 +181,7 @@ class Planner:
         ready: list[Model] = []
         later: float | None = None
         for model in self._ledger.holding.values():
-            if model is target or model.switch is not None or model.placement is None:
+            if model is target or model.switch is not None or model.placement is None or not model.asked:
                 continue
             if model.state is ModelState.LOST and by_operator:
                 ready.append(model)

@@ -8,7 +8,7 @@ from llmux.messages import ModelState
 from llmux.snapshot import DeviceSnapshot, ModelSnapshot, Snapshot
 
 #: Timers after which the scheduler looks at its queues again, as opposed to deadlines and periodic checks.
-_PROGRESS_TIMERS = ("recheck", "sleep:", "lost:", "drain:")
+_PROGRESS_TIMERS = ("recheck", "sleep:", "lost:", "drain:", "leave:")
 
 
 def snapshot(core: Core, now: float) -> Snapshot:
