@@ -48,9 +48,18 @@ class Scheduler(Protocol):
     def backend_failed(self, model: str) -> None:
         """The backend refused a connection or died under a request."""
 
+    def backend_moved(self, model: str) -> None:
+        """Nobody listens any more where the backend was, so its new address counts from now on."""
+
 
 class Backends(Protocol):
     """What the driver may ask of the gateway."""
 
     def close_backend(self, model: str) -> None:
         """Close all idle pooled connections to the backend of `model`."""
+
+    def waking(self, model: str) -> None:
+        """The wake hook of `model` begins: what the configuration says of its backend counts from now on."""
+
+    def removed(self, model: str) -> None:
+        """There will be no request for `model` any more."""

@@ -206,6 +206,7 @@ class FakeScheduler:
     lefts: list[int] = field(default_factory=list)
     finishes: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
 
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
@@ -232,6 +233,9 @@ class FakeScheduler:
 
     def backend_failed(self, model: str) -> None:
         self.failures.append(model)
+
+    def backend_moved(self, model: str) -> None:
+        self.moved.append(model)
 
     def grant(self) -> None:
         """Grant everything that waits."""

@@ -6,6 +6,7 @@ runs nothing, binds nothing.
 
 from __future__ import annotations
 
+from llmux.config.difference import Difference, as_started, difference
 from llmux.config.model import Config, ModelConfig
 from llmux.config.policy import PolicyConfig
 from llmux.config.schema import config_schema
@@ -14,12 +15,15 @@ from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
 
 __all__ = [
     "Config",
+    "Difference",
     "HookTimeouts",
     "ModelConfig",
     "ModelHookTimeouts",
     "PolicyConfig",
     "RelayTimeouts",
+    "as_started",
     "config_schema",
+    "difference",
     "format_size",
     "parse_size",
 ]

@@ -102,6 +102,18 @@ class Gateway:
         if pool is not None:
             pool.close()
 
+    def waking(self, model: str) -> None:
+        """See `llmux.ports.Backends`."""
+        self._shared.take_new_backend(model)
+
+    def removed(self, model: str) -> None:
+        """See `llmux.ports.Backends`."""
+        self._shared.remove(model)
+
+    def reconfigure(self, backends: Mapping[str, Backend], settings: GatewaySettings) -> None:
+        """Go on with these; see `Shared.reconfigure`."""
+        self._shared.reconfigure(backends, settings)
+
     # --- ending ---------------------------------------------------------------------------------------------------
 
     def stop_accepting(self) -> None:
