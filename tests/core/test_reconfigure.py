@@ -221,6 +221,19 @@ def test_what_a_model_holds_counts_until_it_sleeps_and_what_it_needs_from_its_ne
     assert play.running() == ["sleep b"]  # the larger figure counts
 
 
+def test_where_a_sleep_fails_after_a_device_has_shrunk_somebody_goes_all_the_same() -> None:
+    play = Play(on_gpus({"a": 10, "b": 10, "c": 10}, gpu0=20))
+    awake(play, "a", "b")
+    play.arrive("c")
+    assert play.running() == ["sleep a"]
+    play.reconfigure(on_gpus({"a": 10, "b": 10, "c": 10}, gpu0=15))
+    for _ in range(3):
+        play.end(play.run(Hook.SLEEP, "a"), Outcome.FAILED)
+        play.advance(2.0)
+    play.end(play.run(Hook.ALIVE, "a"), Outcome.OK)  # back to work, but now there is too much
+    assert len(play.core.ledger.outgoing) == 1
+
+
 def test_a_model_whose_device_is_gone_goes() -> None:
     play = Play(on_gpus({"a": 10}, gpu1=20))
     awake(play, "a")
