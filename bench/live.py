@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from llmux.config import Config
+from llmux.core import CoreEvent
 from llmux.eventlog import observed
 from llmux.eventlog.files import entries
 from llmux.eventlog.format import Recorded
-from llmux.messages import Effect, Event, Hook, HookEnded, RunHook, SwitchEnded
+from llmux.messages import Effect, Hook, HookEnded, RunHook, SwitchEnded
 from llmux.messages import Outcome as Ended
 from llmux.policy import load_policy
 from llmux.settings import core_settings
@@ -271,7 +272,7 @@ class Story:
     )
     _running: dict[int, RunHook] = field(default_factory=dict)
 
-    def take(self, at: float, event: Event, effects: Sequence[Effect]) -> None:
+    def take(self, at: float, event: CoreEvent, effects: Sequence[Effect]) -> None:
         if isinstance(event, HookEnded) and event.outcome is Ended.OK:
             run = self._running.pop(event.run_id)
             if run.hook is not Hook.ALIVE:

@@ -61,6 +61,9 @@ class Always:
     def backend_failed(self, model: str, failure: Failure, in_a_row: int) -> None:
         raise AssertionError(model)
 
+    def backend_moved(self, model: str) -> None:
+        raise AssertionError(model)
+
 
 class Silent:
     def queue_waited(self, model: str, seconds: float) -> None:

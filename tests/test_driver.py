@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster
 
-from llmux.core import Core, CoreSettings, ModelSpec
+from llmux.core import Core, CoreEvent, CoreSettings, ModelSpec
 from llmux.driver import Driver
 from llmux.errors import HookFailedError, LlmuxError, ModelNotFoundError, ShuttingDownError
 from llmux.hooks import HookResult, HookRunner, HookSpec
@@ -189,9 +189,9 @@ async def test_watchers_see_everything_and_a_broken_one_is_dropped(
     world: World, no_blocking_calls: BlockBuster
 ) -> None:
     no_blocking_calls.deactivate()
-    seen: list[Event | Effect] = []
+    seen: list[CoreEvent | Effect] = []
 
-    def broken(now: float, message: Event | Effect) -> None:
+    def broken(now: float, message: CoreEvent | Effect) -> None:
         raise RuntimeError
 
     world.driver.subscribe(broken)

@@ -14,8 +14,9 @@ from llmux import control
 from llmux.access import Access
 from llmux.addresses import parse_network
 from llmux.certificates import Certificate
-from llmux.config import Config, ModelConfig, secret_variables
-from llmux.core import Core, CoreSettings
+from llmux.config import Config, Difference, ModelConfig, as_started, difference, secret_variables
+from llmux.core import Core, CoreSettings, PolicyNote
+from llmux.costs import Learned, SwitchCostTracker
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
 from llmux.exposure import Exposure, Keeper, expose
@@ -26,6 +27,7 @@ from llmux.oversight import ClientView, Oversight, Sinks
 from llmux.policy import load_policy
 from llmux.settings import core_settings
 from llmux.snapshot import Usage
+from llmux.state import CostStore
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
 from llmux.telemetry.history import History
@@ -33,6 +35,9 @@ from llmux.upstream import Canary
 
 #: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
 LAST_WORDS_SECS = 2.0
+
+#: How often what was learned is saved, in seconds; and at the end.
+SAVE_SECS = 30.0
 
 
 def backend(name: str, model: ModelConfig) -> Backend:
@@ -54,6 +59,11 @@ def scripts(config: Config) -> dict[tuple[str, Hook], HookSpec]:
     }
 
 
+def ports(config: Config) -> dict[str, int]:
+    """The port of every model that has one."""
+    return {name: model.port for name, model in config.models.items() if model.port is not None}
+
+
 def gateway_settings(config: Config) -> GatewaySettings:
     """The gateway's limits: what the configuration says, and as many connections as there are descriptors for."""
     wanted = GatewaySettings().max_idle_upstream
@@ -69,7 +79,7 @@ def gateway_settings(config: Config) -> GatewaySettings:
     )
 
 
-def recorder(config: Config, settings: CoreSettings) -> Recorder | None:
+def recorder(config: Config, settings: CoreSettings, costs: Learned) -> Recorder | None:
     """The event log of a configuration that wants one, not yet begun."""
     path = config.event_log_path
     if path is None:
@@ -79,17 +89,28 @@ def recorder(config: Config, settings: CoreSettings) -> Recorder | None:
         settings,
         config.policy.name,
         config.policy.arguments(),
+        costs=costs,
         max_bytes=config.event_log_max_bytes,
         keep=config.event_log_keep,
     )
 
 
 class App:
-    """One llmux. Made by `build_app`; serves while `serving` lasts, once."""
+    """One llmux. Made by `build_app`; serves while `serving` lasts, once.
 
-    def __init__(self, config: Config, exposure: Exposure) -> None:
+    Args:
+        config: what it begins with; the attribute `config` is what is in use now.
+        exposure: the keys and certificates that it names.
+        store: where what it learns is kept.
+        learned: what was in there.
+    """
+
+    def __init__(
+        self, config: Config, exposure: Exposure, store: CostStore | None = None, learned: Learned | None = None
+    ) -> None:
         self.config = config
-        ports = {name: model.port for name, model in config.models.items() if model.port is not None}
+        self._store = store
+        self._costs = SwitchCostTracker(learned=learned)
         self._telemetry = Telemetry(
             config.models,
             request_timeout_secs=config.policy.request_timeout_secs,
@@ -105,12 +126,13 @@ class App:
         )
         policy = load_policy(config.policy.name, config.policy.arguments())
         settings = core_settings(config)
-        self._recorder = recorder(config, settings)
+        self._recorder = recorder(config, settings, self._costs.learned())
+        self._telemetry.costs_known(self._costs.learned().pairs)
         self._driver = Driver(
-            Core(settings, policy),
+            Core(settings, policy, self._costs),
             hooks=self._hooks,
             scripts=scripts(config),
-            ports=ports,
+            ports=ports(config),
             aliases=config.names(),
             sink=sinks,
             recorder=self._recorder,
@@ -129,8 +151,45 @@ class App:
         self._keeper = Keeper(config, certificate, self._let_in)
         self._driver.backends = self._gateway
         self.oversight = Oversight(lambda: self.config, self._driver, self._history)
-        self.switcher = Switcher(self._driver, ports)
+        self.switcher = Switcher(self._driver, lambda: ports(self.config))
+        self._reloading = asyncio.Lock()
         self._stopping: asyncio.Task[None] | None = None
+
+    async def reload(self, config: Config) -> Difference:
+        """Go on with another configuration, without an interruption for what did not change; tells what did.
+
+        What a configuration cannot change while llmux runs (`Difference.at_start`) stays as it was. The rest counts at
+        once, but for what is awake: `llmux.core.reconfigure` has the rules, and where a backend is counts from its
+        model's next wake.
+
+        Raises:
+            ConfigError: a key or a certificate that it names cannot be read or used; nothing was changed.
+            ValueError: the configuration's policy cannot be made; nothing was changed.
+        """
+        async with self._reloading:
+            changes = difference(self.config, config)
+            policy = None
+            if changes.policy:
+                policy = PolicyNote(config.policy.name, config.policy.arguments())
+                # Only to see whether it can be made; it may have to be imported first.
+                await asyncio.to_thread(load_policy, policy.name, policy.options)
+            exposure = await asyncio.to_thread(expose, config)
+            self.config = config = as_started(self.config, config)
+            self._keeper.adopt(config, exposure)
+            self._gateway_settings = gateway_settings(config)
+            # In this order: who counts, and who relays, must know of a model before the scheduler may grant for it.
+            self._telemetry.reconfigure(config.models, request_timeout_secs=config.policy.request_timeout_secs)
+            backends = {name: backend(name, model) for name, model in config.models.items()}
+            self._gateway.reconfigure(backends, self._gateway_settings)
+            self._driver.reconfigure(
+                core_settings(config), policy, scripts=scripts(config), ports=ports(config), aliases=config.names()
+            )
+            self._telemetry.config_taken()
+            return changes
+
+    def reload_refused(self) -> None:
+        """A configuration could not be read, so the old one stays in use: have the metrics say so."""
+        self._telemetry.config_refused()
 
     @property
     def connections(self) -> int:
@@ -167,6 +226,7 @@ class App:
         view = ClientView(lambda: self.config, self._driver)
         # The control plane first: whoever connects early must find it.
         async with (
+            self._remembering(),
             self._recording(),
             control.control_server(
                 lambda: control.build_control(
@@ -221,6 +281,28 @@ class App:
     def _let_in(self, access: Access) -> None:
         self._gateway.access = access
 
+    @contextlib.asynccontextmanager
+    async def _remembering(self) -> AsyncIterator[None]:
+        """Save what is learned, now and then and at the end."""
+        store = self._store
+        if store is None:
+            yield
+            return
+
+        async def now_and_then() -> None:
+            while True:
+                await asyncio.sleep(SAVE_SECS)
+                await asyncio.to_thread(store.save, self._costs.learned())
+
+        saving = asyncio.create_task(now_and_then(), name="llmux-state")
+        try:
+            yield
+        finally:
+            saving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await saving
+            await asyncio.to_thread(store.save, self._costs.learned())
+
     async def stop(self) -> None:
         """Stop accepting, refuse what waits, let what is in flight end within ``shutdown_grace_secs``, see that no
         hook runs any more, and leave the models as ``on_exit`` says. Calling it again waits for the same end."""
@@ -243,11 +325,16 @@ class App:
 
 
 async def build_app(config: Config) -> tuple[App, Switcher]:
-    """Put an llmux together; must be called on the event loop that it will serve on. Runs no hook.
+    """Put an llmux together; must be called on the event loop that it will serve on. Runs no hook, and reads no file
+    but that of what was learned, where the configuration has a ``state_dir``.
 
     Raises:
         ConfigError: a key or a certificate that the configuration names cannot be read or used.
         ValueError: the configuration's policy cannot be made.
     """
-    app = App(config, await asyncio.to_thread(expose, config))
+    store = learned = None
+    if config.state_path is not None:
+        store = CostStore(config.state_path)
+        learned = await asyncio.to_thread(store.load, frozenset(config.models))
+    app = App(config, await asyncio.to_thread(expose, config), store, learned)
     return app, app.switcher

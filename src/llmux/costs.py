@@ -7,21 +7,28 @@ for ``min_active_secs`` are not part of it, since they depend on the traffic and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
+from typing import Generic, TypeVar
+
+import msgspec
 
 #: The cost of a switch, in seconds, before anything at all has been measured.
 PRIOR = 10.0
 
 
-class _Ema:
+_Key = TypeVar("_Key", str, tuple[str | None, str])
+
+
+class _Ema(Generic[_Key]):
     """An exponential moving average per key; the first observation is taken as it is."""
 
     __slots__ = ("alpha", "values")
 
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
-        self.values: dict[object, float] = {}
+        self.values: dict[_Key, float] = {}
 
-    def record(self, key: object, seconds: float) -> float:
+    def record(self, key: _Key, seconds: float) -> float:
         old = self.values.get(key)
         new = seconds if old is None else self.alpha * seconds + (1 - self.alpha) * old
         self.values[key] = new
@@ -29,6 +36,33 @@ class _Ema:
 
     def mean(self) -> float | None:
         return sum(self.values.values()) / len(self.values) if self.values else None
+
+
+class Learned(msgspec.Struct, frozen=True):
+    """What a tracker has learned, as plain data: averages in seconds. `pairs` are (from, to, seconds), where from is
+    None for a cold start."""
+
+    pairs: list[tuple[str | None, str, float]] = []
+    sleeps: dict[str, float] = {}
+    wakes: dict[str, float] = {}
+    drains: dict[str, float] = {}
+
+    def only(self, models: frozenset[str]) -> Learned:
+        """What of it concerns these models and no others, and is a time that something can have taken."""
+
+        def known(averages: Mapping[str, float]) -> dict[str, float]:
+            return {model: seconds for model, seconds in averages.items() if model in models and _sound(seconds)}
+
+        return Learned(
+            [(a, b, seconds) for a, b, seconds in self.pairs if {a, b} <= {*models, None} and _sound(seconds)],
+            known(self.sleeps),
+            known(self.wakes),
+            known(self.drains),
+        )
+
+
+def _sound(seconds: float) -> bool:
+    return isfinite(seconds) and seconds >= 0
 
 
 class SwitchCostTracker:
@@ -39,15 +73,21 @@ class SwitchCostTracker:
 
     Args:
         alpha: weight of the newest observation, above 0 and at most 1.
+        learned: what an earlier tracker had learned, to go on from.
     """
 
-    def __init__(self, alpha: float = 0.3) -> None:
+    def __init__(self, alpha: float = 0.3, learned: Learned | None = None) -> None:
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha must be above 0 and at most 1, not {alpha}")
-        self._pairs = _Ema(alpha)
-        self._sleeps = _Ema(alpha)
-        self._wakes = _Ema(alpha)
-        self._drains = _Ema(alpha)
+        self._pairs: _Ema[tuple[str | None, str]] = _Ema(alpha)
+        self._sleeps: _Ema[str] = _Ema(alpha)
+        self._wakes: _Ema[str] = _Ema(alpha)
+        self._drains: _Ema[str] = _Ema(alpha)
+        if learned is not None:
+            self._pairs.values.update(((a, b), seconds) for a, b, seconds in learned.pairs)
+            self._sleeps.values.update(learned.sleeps)
+            self._wakes.values.update(learned.wakes)
+            self._drains.values.update(learned.drains)
 
     def record(self, from_model: str | None, to_model: str, seconds: float) -> float:
         """Take in the cost of one switch; returns the new average for that pair."""
@@ -65,17 +105,29 @@ class SwitchCostTracker:
         """Take in how long draining `model` took."""
         self._drains.record(model, seconds)
 
+    def learned(self) -> Learned:
+        """All that was learned so far."""
+        return Learned(
+            [(a, b, seconds) for (a, b), seconds in self._pairs.values.items()],
+            dict(self._sleeps.values),
+            dict(self._wakes.values),
+            dict(self._drains.values),
+        )
+
+    def forget(self, model: str) -> None:
+        """`model` is no more: drop all that is known of it."""
+        for pair in [pair for pair in self._pairs.values if model in pair]:
+            del self._pairs.values[pair]
+        for averages in (self._sleeps, self._wakes, self._drains):
+            averages.values.pop(model, None)
+
     def estimate(self, from_model: str | None, to_model: str) -> float | None:
         """The average cost of this ordered pair, in seconds; None until that very pair has been observed."""
         return self._pairs.values.get((from_model, to_model))
 
     def estimates_from(self, from_model: str | None) -> Mapping[str, float]:
         """The averages of all observed pairs that begin with `from_model`, by target."""
-        return {
-            pair[1]: seconds
-            for pair, seconds in self._pairs.values.items()
-            if isinstance(pair, tuple) and pair[0] == from_model
-        }
+        return {pair[1]: seconds for pair, seconds in self._pairs.values.items() if pair[0] == from_model}
 
     def sleep(self, model: str) -> float | None:
         """The average time to put `model` to sleep, None until seen."""

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from llmux import logs
-from llmux.core import IMPLICIT_DEVICE, Core
+from llmux.core import IMPLICIT_DEVICE, ConfigChanged, Core, CoreEvent, CoreSettings, PolicyNote
 from llmux.core.report import snapshot
 from llmux.errors import (
     BackoffError,
@@ -41,13 +41,13 @@ from llmux.messages import (
     CancelTimer,
     CloseBackend,
     Effect,
-    Event,
     Failure,
     Finished,
     Grant,
     Hook,
     HookEnded,
     Left,
+    ModelRemoved,
     OnExit,
     OperatorCheck,
     OperatorFree,
@@ -76,7 +76,7 @@ _TELL_LATER = 0.005
 #: So many facts are told at once, then everybody else has a turn: a failed wake may have refused thousands.
 _TOLD_AT_ONCE = 200
 
-Watcher = Callable[[float, Event | Effect], None]
+Watcher = Callable[[float, CoreEvent | Effect], None]
 
 _ERRORS: Mapping[Refusal, type[SwitchError]] = {
     Refusal.NOT_READY: NotReadyError,
@@ -126,7 +126,7 @@ class Recorder(Protocol):
     """Takes down what the core is told and says; `effects` is None where it raised an exception of the type `raised`.
     Called for every event, so it must be quick, and it must not raise."""
 
-    def __call__(self, at: float, event: Event, effects: Sequence[Effect] | None, raised: str = "") -> None: ...
+    def __call__(self, at: float, event: CoreEvent, effects: Sequence[Effect] | None, raised: str = "") -> None: ...
 
 
 class Driver:
@@ -158,14 +158,15 @@ class Driver:
         self.core = core
         self.backends: Backends | None = None
         self._hooks = hooks
-        self._scripts = scripts
-        self._ports = ports
+        self._scripts = dict(scripts)
+        self._ports = dict(ports)
+        self._ports_to_be: dict[str, int | None] = {}  # of models that are to be woken first
         self._names = {name: name for name in core.ledger.models} | dict(aliases)
         self._sink = sink
         self._record = recorder
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._events: deque[Event] = deque()
+        self._events: deque[CoreEvent] = deque()
         self._busy = False
         self._untold: deque[Callable[[], None]] = deque()
         self._telling: asyncio.TimerHandle | None = None
@@ -188,12 +189,13 @@ class Driver:
             SetTimer: self._set_timer,
             CancelTimer: self._cancel_timer,
             OperatorReply: self._operator_reply,
+            ModelRemoved: self._model_removed,
             Stopped: self._all_stopped,
         }
 
     # --- the one loop ----------------------------------------------------------------------------------------
 
-    def dispatch(self, event: Event) -> None:
+    def dispatch(self, event: CoreEvent) -> None:
         """Have the core handle an event, and carry out what it says. Must be called on the loop."""
         self._events.append(event)
         if self._busy:
@@ -207,7 +209,7 @@ class Driver:
         finally:
             self._busy = False
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: CoreEvent) -> None:
         now = self._clock()
         try:
             effects = self.core.handle(event, now)
@@ -252,7 +254,7 @@ class Driver:
             except Exception:
                 log.exception("internal_error", at="telemetry")
 
-    def _tell(self, now: float, event: Event, effects: list[Effect]) -> None:
+    def _tell(self, now: float, event: CoreEvent, effects: list[Effect]) -> None:
         for watcher in list(self._watchers):
             try:
                 watcher(now, event)
@@ -294,6 +296,46 @@ class Driver:
     def backend_failed(self, model: str, failure: Failure, in_a_row: int) -> None:
         self.dispatch(BackendFailed(model, failure, in_a_row))
 
+    def backend_moved(self, model: str) -> None:
+        self._take_port(model)
+
+    # --- another configuration ---------------------------------------------------------------------------------
+
+    def reconfigure(
+        self,
+        settings: CoreSettings,
+        policy: PolicyNote | None,
+        *,
+        scripts: Mapping[tuple[str, Hook], HookSpec],
+        ports: Mapping[str, int],
+        aliases: Mapping[str, str],
+    ) -> None:
+        """Go on with these instead. Scripts count from a hook's next run; the port of a model that there was before,
+        like its address at the gateway, from its next wake. `policy` is None to keep the one there is."""
+        names = [spec.name for spec in settings.models]
+        known = self.core.ledger.models
+        self._ports_to_be = {name: ports.get(name) for name in names if name in known}
+        self._ports.update((name, port) for name, port in ports.items() if name not in known)
+        self._scripts |= scripts  # those of models that are removed are needed once more
+        self._names = {name: name for name in names} | dict(aliases)
+        self.dispatch(ConfigChanged(settings, policy))
+
+    def _take_port(self, model: str) -> None:
+        if model in self._ports_to_be:
+            port = self._ports_to_be.pop(model)
+            if port is None:
+                self._ports.pop(model, None)
+            else:
+                self._ports[model] = port
+
+    def _model_removed(self, effect: ModelRemoved) -> None:
+        for hook in Hook:
+            self._scripts.pop((effect.model, hook), None)
+        self._ports.pop(effect.model, None)
+        self._ports_to_be.pop(effect.model, None)
+        if self.backends is not None:
+            self.backends.removed(effect.model)
+
     # --- effects -----------------------------------------------------------------------------------------------
 
     def _grant(self, effect: Grant) -> None:
@@ -307,6 +349,10 @@ class Driver:
             requester.refused(refusal_error(effect.reason, effect.model, effect.detail, effect.retry_after))
 
     def _run_hook(self, effect: RunHook) -> None:
+        if effect.hook is Hook.WAKE:
+            self._take_port(effect.model)
+            if self.backends is not None:
+                self.backends.waking(effect.model)
         if effect.hook is Hook.CANARY:
             self._send_canary(effect)
             return
@@ -435,7 +481,7 @@ class Driver:
         else:
             requester.aborted("an operator cancelled it")
 
-    async def _command(self, make: Callable[[int], Event]) -> None:
+    async def _command(self, make: Callable[[int], CoreEvent]) -> None:
         self.start()
         self._next_command = number = self._next_command + 1
         future: asyncio.Future[None] = self._loop.create_future()

@@ -359,9 +359,16 @@ class ModelDied(Message, frozen=True, gc=False, tag=True):
 
 
 class ProbesEnded(Message, frozen=True, gc=False, tag=True):
-    """Every model was asked whether it is awake; `found` are those that did not say no."""
+    """Every model, or every one that was added, was asked whether it is awake; `found` are those that did not say
+    no."""
 
     found: tuple[str, ...]
+
+
+class ModelRemoved(Message, frozen=True, gc=False, tag=True):
+    """A model that the configuration no longer has is asleep, and nothing of it is under way: it is forgotten."""
+
+    model: str
 
 
 class PolicyFault(Message, frozen=True, gc=False, tag=True):
@@ -380,6 +387,7 @@ Fact = (
     | SleepFailed
     | ModelDied
     | ProbesEnded
+    | ModelRemoved
     | PolicyFault
 )
 

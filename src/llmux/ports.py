@@ -50,6 +50,9 @@ class Scheduler(Protocol):
     def backend_failed(self, model: str, failure: Failure, in_a_row: int) -> None:
         """The backend failed a request: that many in a row by now, without one between them that it answered well."""
 
+    def backend_moved(self, model: str) -> None:
+        """Nobody listens any more where the backend was, so its new address counts from now on."""
+
 
 class Backends(Protocol):
     """What the driver may ask of the gateway."""
@@ -65,3 +68,9 @@ class Backends(Protocol):
         ``ended(outcome, seconds, detail)`` is called once, from the loop, after this has returned: OK if it was
         answered well within `timeout` seconds (None: no limit). The function returned ends it early, with CANCELLED.
         """
+
+    def waking(self, model: str) -> None:
+        """The wake hook of `model` begins: what the configuration says of its backend counts from now on."""
+
+    def removed(self, model: str) -> None:
+        """There will be no request for `model` any more."""

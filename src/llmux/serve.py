@@ -13,7 +13,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -21,6 +22,9 @@ from llmux import garbage, logs
 from llmux.config import Config
 from llmux.exposure import expose
 from llmux.version import version
+
+if TYPE_CHECKING:
+    from llmux.reload import Reloader
 
 BACKLOG = 1024
 """Connections that the kernel holds for llmux until it accepts them."""
@@ -44,24 +48,27 @@ def serve(
     port: int | None = None,
     log_level: int = logging.INFO,
     log_format: str = "auto",
+    watch: bool = False,
 ) -> int:
     """Serve until a signal; returns the exit status of the process. Owns the process: its log, loop and signals.
 
-    `host` and `port` override the configuration's. The first SIGTERM or SIGINT stops gracefully (status 0), a second
+    `host` and `port` override the configuration's. SIGHUP has the configuration file read again, and with `watch` so
+    does every change of it. The first SIGTERM or SIGINT stops gracefully (status 0), a second
     one at once (128 plus its number).
 
     Raises:
         StartError: the address cannot be bound, or a resource is missing.
         ConfigError: the configuration names a policy that cannot be made, or a key or certificate that cannot be used.
     """
-    if host is not None:
-        config = config.model_copy(update={"host": host})
+    given = {"host": host, "port": port}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    config = config.model_copy(update=overrides)
     exposure = expose(config)  # to find out what is missing before anything is bound; `build_app` reads it once more
-    sockets = bind(config.host, config.port if port is None else port)
+    sockets = bind(config.host, config.port)
     logs.configure(log_level, log_format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, sockets, exposure.warnings))
+            return runner.run(_serve(config, sockets, exposure.warnings, overrides, watch=watch))
     finally:
         for sock in sockets:
             sock.close()
@@ -114,15 +121,26 @@ def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) 
     return sock
 
 
-async def _serve(config: Config, sockets: Sequence[socket.socket], warnings: Sequence[str]) -> int:
+async def _serve(
+    config: Config,
+    sockets: Sequence[socket.socket],
+    warnings: Sequence[str],
+    overrides: Mapping[str, Any],
+    *,
+    watch: bool,
+) -> int:
     # After the binding, which should not have to wait until all of llmux is imported.
     from llmux.app import build_app
+    from llmux.reload import Reloader
 
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, signals.put_nowait, number)
-    for warning in (*config.warnings, *warnings):
+    hangup = asyncio.Event()  # several that come while the file is read are one
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    listening_port = sockets[0].getsockname()[1]
+    for warning in [*config.warnings, *warnings, *config.port_warnings(listening_port)]:
         log.warning("config_warning", message=warning)
     try:
         app, _ = await build_app(config)
@@ -143,6 +161,12 @@ async def _serve(config: Config, sockets: Sequence[socket.socket], warnings: Seq
             )
 
         stack.callback(garbage.tame(lambda: app.connections))
+        if config.path is not None:
+            reloader = Reloader(app, config.path, overrides=overrides, port=listening_port)
+            await stack.enter_async_context(_while_serving(_reload_on(hangup, reloader)))
+            if watch:
+                await stack.enter_async_context(_while_serving(reloader.watch()))
+
         log.info("stopping", signal=(await signals.get()).name, grace_secs=config.shutdown_grace_secs)
         stopping = asyncio.create_task(app.stop())
         again = asyncio.create_task(signals.get())
@@ -161,6 +185,25 @@ async def _serve(config: Config, sockets: Sequence[socket.socket], warnings: Seq
         app.kill()
         await stopping
         return status
+
+
+async def _reload_on(hangup: asyncio.Event, reloader: Reloader) -> None:
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        await reloader.reload("SIGHUP")
+
+
+@contextlib.asynccontextmanager
+async def _while_serving(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do `work`, which does not end by itself, until the block ends."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def _exit(status: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from llmux.core.ledger import Model
 from llmux.driver import Driver, Watcher
 from llmux.messages import Active, ModelState, SwitcherState
 from llmux.snapshot import Snapshot
@@ -12,7 +13,7 @@ from llmux.snapshot import Snapshot
 class Switcher:
     """Read-only views and an operator's commands. Must be used on the event loop that `build_app` ran on."""
 
-    def __init__(self, driver: Driver, ports: Mapping[str, int]) -> None:
+    def __init__(self, driver: Driver, ports: Callable[[], Mapping[str, int]]) -> None:
         self._driver = driver
         self._ports = ports
 
@@ -27,19 +28,19 @@ class Switcher:
 
     def model_states(self) -> dict[str, ModelState]:
         """The state of every model."""
-        return {name: model.state for name, model in self._driver.core.ledger.models.items()}
+        return {name: model.state for name, model in self._configured().items()}
 
     def registered_models(self) -> list[str]:
         """The names of all models, in the order of the configuration."""
-        return list(self._driver.core.ledger.models)
+        return list(self._configured())
 
     def is_registered(self, model: str) -> bool:
         """Whether `model` is the name of a configured model. Aliases are not names."""
-        return model in self._driver.core.ledger.models
+        return model in self._configured()
 
     def model_port(self, model: str) -> int | None:
         """The `port` of a model's backend; None for one that has a `url`, or is not configured."""
-        return self._ports.get(model)
+        return self._ports().get(model)
 
     def in_flight_count(self, model: str) -> int:
         """How many requests `model` is serving; 0 for a model that is not configured."""
@@ -48,7 +49,11 @@ class Switcher:
 
     def queue_depths(self) -> dict[str, int]:
         """How many requests wait for each model."""
-        return {name: model.waiting for name, model in self._driver.core.ledger.models.items()}
+        return {name: model.waiting for name, model in self._configured().items()}
+
+    def _configured(self) -> dict[str, Model]:
+        """All models but those that were removed, and are on their way to sleep."""
+        return {name: model for name, model in self._driver.core.ledger.models.items() if not model.leaving}
 
     def estimated_switch_cost(self, from_model: str | None, to_model: str) -> float | None:
         """Seconds that a switch of this ordered pair takes (sleep + wake, moving average); None until one was seen.

@@ -202,7 +202,7 @@ scripts: {}
                 "drain_timeout_secs, "
                 "alive_interval_secs, doubt_after_failures, max_body_bytes, max_buffered_bytes, max_queue, "
                 "shutdown_grace_secs, on_exit, event_log, "
-                "event_log_max_bytes, event_log_keep, timeouts_secs",
+                "event_log_max_bytes, event_log_keep, state_dir, timeouts_secs",
             ),
         ],
     ),
@@ -519,8 +519,15 @@ def test_a_relative_path_to_the_file(folders: tuple[Path, Path]) -> None:
 
 
 def test_a_model_on_llmux_own_port(tmp_path: Path) -> None:
+    """Which port is llmux's own is for the command line to say."""
     config = Config.from_file(write(tmp_path, f"models: {{a: {MODEL}}}\nport: 1\n"))
-    assert config.warnings == ["models.a.port is llmux's own port: it would ask itself for answers"]
+    assert config.port_warnings(1) == ["models.a.port is llmux's own port: it would ask itself for answers"]
+    assert config.port_warnings(2) == config.warnings == []
+
+
+def test_no_models_at_all(tmp_path: Path) -> None:
+    config = Config.from_file(write(tmp_path, "models: {}\n"))
+    assert config.warnings == ["models is empty: whatever is asked for is not found"]
 
 
 # --- readers against the libraries -----------------------------------------------------------------------------------

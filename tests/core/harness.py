@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from llmux.core import Core, CoreSettings, ModelSpec
+from llmux.core import ConfigChanged, Core, CoreEvent, CoreSettings, ModelSpec, PolicyNote
 from llmux.core.invariants import violations
 from llmux.core.lifecycle import Step
 from llmux.messages import (
@@ -14,7 +14,6 @@ from llmux.messages import (
     CancelHook,
     CancelTimer,
     Effect,
-    Event,
     Failure,
     Finished,
     Grant,
@@ -60,7 +59,8 @@ class Play:
         self.to_abort: set[int] = set()
         self.cancelled: set[int] = set()
         self.effects: list[Effect] = []
-        self.log: list[tuple[float, Event]] = []
+        self.log: list[tuple[float, CoreEvent]] = []
+        self.made_from = settings
         self.ends: Counter[int] = Counter()
         self.stopped = False
         self._requests = 0
@@ -70,7 +70,7 @@ class Play:
 
     # --- events ------------------------------------------------------------------------------------------------
 
-    def send(self, event: Event) -> list[Effect]:
+    def send(self, event: CoreEvent) -> list[Effect]:
         self.log.append((self.now, event))
         effects = self.core.handle(event, self.now)
         for effect in effects:
@@ -136,6 +136,9 @@ class Play:
 
     def stop(self, grace: float = 30.0, on_exit: OnExit = OnExit.LEAVE) -> None:
         self.send(Stop(grace, on_exit))
+
+    def reconfigure(self, settings: CoreSettings, policy: PolicyNote | None = None) -> list[Effect]:
+        return self.send(ConfigChanged(settings, policy))
 
     # --- what came of it ---------------------------------------------------------------------------------------
 
@@ -206,12 +209,13 @@ class Play:
                 assert not any(r.model == effect.model and r.hook is effect.hook for r in self.hooks.values())
                 self.hooks[effect.run_id] = effect
             case StateChanged(model=name, old=ModelState.WAKING, new=ModelState.AWAKE):
-                spec, stopping = self.core.ledger.models[name].spec, self.core.ledger.stop is not None
-                proof = Hook.CANARY if spec.canary and not stopping else None
+                model, stopping = self.core.ledger.models[name], self.core.ledger.stop is not None
+                proof = Hook.CANARY if model.spec.canary and not stopping else None
                 assert self._ended in [(proof or Hook.WAKE, Outcome.OK), (Hook.CANARY, Outcome.OK)]
             case StateChanged(model=name, new=ModelState.ASLEEP, cause=cause):
-                verify = self.core.ledger.models[name].spec.verify
-                if cause not in (Step.FREED, Step.FOUND_ASLEEP):
+                known = self.core.ledger.models.get(name)  # none where it left the configuration, and is forgotten
+                verify = known is not None and known.spec.verify
+                if known is not None and cause not in (Step.FREED, Step.FOUND_ASLEEP):
                     assert self._ended == (Hook.VERIFY if verify else Hook.SLEEP, Outcome.OK)
             case CancelHook():
                 self.cancelled.add(effect.run_id)

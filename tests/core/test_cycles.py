@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from llmux.core import CoreSettings, ModelSpec
+from llmux.core import CoreEvent, CoreSettings, ModelSpec
 from llmux.core.invariants import violations
-from llmux.messages import Effect, Event, Hook, Left, OperatorSwitch, Outcome
+from llmux.messages import Effect, Hook, Left, OperatorSwitch, Outcome
 from llmux.policy import BreakEvenPolicy
 from tests.core.harness import Play
 
@@ -21,7 +21,7 @@ CYCLES = int(os.environ.get("LLMUX_CORE_CYCLES", "20000"))
 class Quick(Play):
     """Checks nothing, and remembers nothing of what is over: that would not be the core's."""
 
-    def send(self, event: Event) -> list[Effect]:
+    def send(self, event: CoreEvent) -> list[Effect]:
         effects = self.core.handle(event, self.now)
         for effect in effects:
             self._take(effect)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from msgspec.structs import replace
 
-from llmux.core import CoreSettings
+from llmux.core import CoreSettings, ModelSpec, PolicyNote
 from llmux.messages import (
     Failure,
     OnExit,
@@ -80,6 +80,10 @@ class History(RuleBasedStateMachine):
         made = replace(made, models=(*specs[1:], made.models[0]))  # one without limits of its own
         self.play = Play(made, started=False)
         self.models = st.sampled_from([spec.name for spec in made.models])
+        self.begun()
+
+    def begun(self) -> None:
+        """What a history always begins with."""
 
     @rule(data=st.data(), count=st.integers(1, 3))
     def arrive(self, data: st.DataObject, count: int) -> None:
@@ -87,10 +91,10 @@ class History(RuleBasedStateMachine):
         for _ in range(count):
             self.play.arrive(name)
 
+    @precondition(lambda self: self.play.core.probing and not self.play.hooks)
     @rule()
     def start(self) -> None:
-        if self.play.core.probing and not self.play.hooks:
-            self.play.send(Start())
+        self.play.send(Start())
 
     @precondition(lambda self: self.play.waiting)
     @rule(data=st.data())
@@ -143,7 +147,7 @@ class History(RuleBasedStateMachine):
         assert not play.waiting
         assert set(play.replies) == set(range(1, play.commands + 1)), "a command was never answered"
         assert all(count == 1 for count in play.ends.values())
-        twin = Play(play.core.settings, started=False)
+        twin = Play(play.made_from, started=False)
         for now, event in play.log:
             twin.now = now
             twin.effects += twin.core.handle(event, now)
@@ -155,6 +159,105 @@ class HistoryOnTwoDevices(History):
 
 
 BUDGET = settings(max_examples=250, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+#: What a model may need: parts of devices with room for 24 each, or of the implicit one.
+PLACES: list[tuple[dict[str, int], ...]] = [
+    ({"gpu0": 10},),
+    ({"gpu0": 20},),
+    ({"gpu1": 16},),
+    ({"gpu0": 10}, {"gpu1": 10}),
+    ({"gpu0": 20, "gpu1": 20},),
+    ({},),
+]
+NAMES = ("a", "b", "c", "d")
+
+
+class HistoryOfReloads(History):
+    """The configuration changes at any moment: models come, go and need other things, devices come and go."""
+
+    devices: dict[str, int] | None
+    places: dict[str, tuple[dict[str, int], ...]]
+
+    def configured(self, **common: Any) -> CoreSettings:
+        self.common = common
+        if self.devices is None:
+            return CoreSettings(models=tuple(ModelSpec(name) for name in self.places), **common)
+        specs = []
+        least = dict(self.devices)
+        for name, places in self.places.items():
+            known = tuple(place for place in places if place.keys() <= least.keys()) or (dict(self.devices),)
+            for place in known:  # each fits when nothing else is there, as the configuration is checked for
+                for device, amount in place.items():
+                    least[device] = max(amount, least[device])
+            specs.append(ModelSpec(name, known))
+        return CoreSettings(models=tuple(specs), devices=least, **common)
+
+    def make(self, **common: Any) -> CoreSettings:
+        self.devices = {"gpu0": 24, "gpu1": 24}
+        self.places = dict(zip(NAMES[:3], PLACES, strict=False))
+        return self.configured(**common)
+
+    def begun(self) -> None:
+        """Most of what can go wrong needs somebody awake."""
+        self.play.start(awake=("a",))
+        self.play.command(OperatorSwitch, "a")
+        self.models = st.sampled_from(NAMES)
+
+    @rule(names=st.permutations(NAMES), count=st.integers(0, 4), places=st.sampled_from(PLACES))
+    def exchange_models(self, names: list[str], count: int, places: tuple[dict[str, int], ...]) -> None:
+        self.places = {name: self.places.get(name, places) for name in names[:count]}
+        self.reload()
+
+    @rule(name=st.sampled_from(NAMES), places=st.sampled_from(PLACES))
+    def change_needs(self, name: str, places: tuple[dict[str, int], ...]) -> None:
+        self.places[name] = places
+        self.reload()
+
+    @rule(name=st.sampled_from(NAMES))
+    def remove(self, name: str) -> None:
+        self.places.pop(name, None)
+        self.reload()
+
+    @rule(devices=st.sampled_from([None, {"gpu0": 24, "gpu1": 24}, {"gpu0": 24}, {"gpu0": 12, "gpu1": 30}]))
+    def change_devices(self, devices: dict[str, int] | None) -> None:
+        self.devices = devices
+        self.reload()
+
+    @rule(
+        timeout=st.sampled_from([None, 5.0, 60.0]),
+        alive_interval=st.sampled_from([0.0, 15.0]),
+        drain=st.booleans(),
+        policy=st.sampled_from(["fifo", "round-robin", "break-even"]),
+    )
+    def change_policy(self, timeout: float | None, alive_interval: float, drain: bool, policy: str) -> None:
+        changed = {"request_timeout": timeout, "alive_interval": alive_interval, "drain_before_switch": drain}
+        self.common |= changed
+        self.reload(PolicyNote(policy))
+
+    def reload(self, policy: PolicyNote | None = None) -> None:
+        self.play.reconfigure(self.configured(**self.common), policy)
+
+    def teardown(self) -> None:
+        super().teardown()
+        play, ledger = self.play, self.play.core.ledger
+        if ledger.stop is None:
+            for _ in range(1000):
+                if not ledger.outgoing:
+                    break
+                assert play.timers, f"never gone: {list(ledger.outgoing)}"
+                play.advance(max(0.0, min(play.timers.values()) - play.now))
+                play.settle()
+            assert not ledger.outgoing
+            assert set(ledger.models) == set(self.places)
+            keys = {key.partition(":")[2] for key in ledger.timers if ":" in key}
+            assert keys <= ledger.models.keys(), "a timer of a model that is no more"
+
+
+@pytest.mark.fault(51, 61)
+def test_reloads_at_any_moment_keep_the_invariants_and_settle() -> None:
+    HistoryOfReloads.TestCase.settings = settings(BUDGET, max_examples=150)
+    HistoryOfReloads.TestCase("runTest").runTest()
 
 
 @pytest.mark.parametrize("machine", [History, HistoryOnTwoDevices])

@@ -70,6 +70,7 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 # --- starting -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(57)
 async def test_57_a_bad_file_is_reported_whole_and_nothing_is_run(tmp_path: Path, journal: Path) -> None:
     config = tmp_path / "config.yaml"
     await asyncio.to_thread(
@@ -93,6 +94,7 @@ prot: 3000
     assert not journal.exists()
 
 
+@pytest.mark.fault(57)
 async def test_57_a_missing_file_says_so(tmp_path: Path) -> None:
     done = await asyncio.to_thread(run, cwd=tmp_path)
     assert done.returncode == 2
@@ -100,6 +102,37 @@ async def test_57_a_missing_file_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.fault(57)
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("models:\n  a: {port: 1, wake: W, sleep: W, alive: W, wke: W}\n", 2),
+        ("models:\n  a: {port: 1, wake: W, sleep: W, alive: W}\nport: PORT\nport: PORT\n", 4),
+        ("models:\n  a: {port: one, wake: W, sleep: W, alive: W}\n", 2),
+        ("models:\n  a: {port: 1, wake: W, sleep: W, alive: W\n", 3),
+        ("models:\n  a: {port: 1, wake: W, sleep: W, alive: W}\npolicy: {name: fifo, patience: 1}\n", 3),
+        ("models:\n  a: {port: 1, wake: W, sleep: W, alive: W, needs: 1GiB}\n", 2),
+    ],
+    ids=["unknown key", "twice", "type", "yaml", "policy", "needs"],
+)
+async def test_57_whatever_is_wrong_has_its_line_and_comes_before_binding(
+    tmp_path: Path, journal: Path, text: str, line: int
+) -> None:
+    """The port is in use, which would be status 1: so nothing was bound before the file was found bad."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        path = tmp_path / "config.yaml"
+        await asyncio.to_thread(path.write_text, text.replace("W", json.dumps(noting(journal))).replace("PORT", port))
+        done = await asyncio.to_thread(run, "-c", str(path), "-p", port)
+    assert done.returncode == 2
+    assert f"config.yaml:{line}: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not journal.exists()
+
+
+@pytest.mark.fault(58)
 async def test_58_a_port_in_use_is_one_line_and_no_hook_runs(tmp_path: Path, journal: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -163,11 +196,13 @@ async def one_model(folder: Path, backend: SimulatedBackend, **config: Any) -> A
             yield server
 
 
+@pytest.mark.fault(59)
 async def test_59_sigterm_when_idle(tmp_path: Path) -> None:
     async with one_model(tmp_path, SimulatedBackend("a")) as server:
         assert await server.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.fault(59)
 async def test_59_sigterm_lets_a_stream_finish_and_refuses_what_is_new(tmp_path: Path) -> None:
     backend = SimulatedBackend("a", tokens=30, tokens_per_second=40)
     async with one_model(tmp_path, backend) as server, client_of(server) as client:
@@ -186,6 +221,7 @@ async def test_59_sigterm_lets_a_stream_finish_and_refuses_what_is_new(tmp_path:
     assert await lines(tmp_path / "journal") == ["wake a"]
 
 
+@pytest.mark.fault(59)
 async def test_59_sigterm_while_draining_refuses_those_who_wait(tmp_path: Path) -> None:
     backend = SimulatedBackend("a", tokens=30, tokens_per_second=40)
     async with one_model(tmp_path, backend) as server, client_of(server) as client:
@@ -204,6 +240,7 @@ async def test_59_sigterm_while_draining_refuses_those_who_wait(tmp_path: Path) 
         assert await asyncio.wait_for(server.process.wait(), DEADLINE) == 0
 
 
+@pytest.mark.fault(59)
 async def test_59_sigterm_while_waking_ends_the_hook_within_the_grace(tmp_path: Path) -> None:
     async with (
         one_model(tmp_path, SimulatedBackend("a"), shutdown_grace_secs=0.2) as server,
@@ -216,6 +253,7 @@ async def test_59_sigterm_while_waking_ends_the_hook_within_the_grace(tmp_path: 
         assert not processes_with(b"LLMUX_MODEL=b", parent=server.process.pid)
 
 
+@pytest.mark.fault(59)
 async def test_59_on_exit_sleep(tmp_path: Path) -> None:
     async with one_model(tmp_path, SimulatedBackend("a"), on_exit="sleep") as server, client_of(server) as client:
         assert (await client.post("/v1/chat/completions", json=chat_body("a"))).status_code == 200
@@ -223,6 +261,7 @@ async def test_59_on_exit_sleep(tmp_path: Path) -> None:
     assert await lines(tmp_path / "journal") == ["wake a", "sleep a"]
 
 
+@pytest.mark.fault(60)
 async def test_60_a_second_signal_ends_at_once_and_leaves_no_hook_behind(tmp_path: Path) -> None:
     async with one_model(tmp_path, SimulatedBackend("a"), shutdown_grace_secs=600) as server:
         async with client_of(server) as client:
@@ -385,6 +424,7 @@ async def test_67_ten_thousand_unknown_models_make_no_series(tmp_path: Path) -> 
         assert metrics.count("\n") - before < 10
 
 
+@pytest.mark.fault(60)
 async def test_60_a_second_signal_starts_no_last_sleep(tmp_path: Path) -> None:
     """A sleep hook that is killed while llmux ends must not be followed by another one, which nobody would end."""
     async with SimulatedBackend("a").serving() as (_, port):

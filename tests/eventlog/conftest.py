@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from llmux.core import CoreSettings
+from llmux.core import CoreEvent, CoreSettings
 from llmux.eventlog.files import entries
 from llmux.eventlog.format import Header, PolicyNote, Recorded, event_line, header_line
 from llmux.eventlog.reading import Entry
-from llmux.messages import Effect, Event
+from llmux.messages import Effect
 from tests.core.harness import Play, two
 
 DEADLINE = 20.0
@@ -34,7 +34,7 @@ class Log:
     def __init__(self, first: Header) -> None:
         self.lines = [header_line(first)]
 
-    def __call__(self, now: float, event: Event, effects: Iterable[Effect]) -> None:
+    def __call__(self, now: float, event: CoreEvent, effects: Iterable[Effect]) -> None:
         self.lines.append(event_line(now, event, list(effects)))
 
     def write(self, path: Path) -> Path:
@@ -46,7 +46,7 @@ def played(play: Play, log: Log) -> Play:
     """Have everything that `play` is told from now on written to `log`."""
     handle = play.core.handle
 
-    def recorded(event: Event, now: float) -> list[Effect]:
+    def recorded(event: CoreEvent, now: float) -> list[Effect]:
         effects = handle(event, now)
         log(now, event, effects)
         return effects
@@ -82,7 +82,7 @@ def records(*paths: Path) -> list[Entry]:
     return list(entries(list(paths)))
 
 
-def events(found: Iterable[Entry]) -> list[Event]:
+def events(found: Iterable[Entry]) -> list[CoreEvent]:
     return [entry.record.event for entry in found if isinstance(entry.record, Recorded)]
 
 

@@ -209,6 +209,7 @@ class FakeScheduler:
     finishes: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)  # of connections
     verdicts: list[tuple[Failure, int]] = field(default_factory=list)  # all failures, with how many in a row
+    moved: list[str] = field(default_factory=list)
 
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
@@ -237,6 +238,9 @@ class FakeScheduler:
         self.verdicts.append((failure, in_a_row))
         if failure is not Failure.ANSWER:
             self.failures.append(model)
+
+    def backend_moved(self, model: str) -> None:
+        self.moved.append(model)
 
     def grant(self) -> None:
         """Grant everything that waits."""

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llmux.core import IMPLICIT_DEVICE, Core, CoreSettings, ModelSpec
+from llmux.core import IMPLICIT_DEVICE, Core, CoreEvent, CoreSettings, ModelSpec
 from llmux.core.invariants import violations
 from llmux.driver import Driver
 from llmux.errors import LlmuxError
 from llmux.hooks import HookResult, HookSpec
-from llmux.messages import Effect, Event, Hook, OnExit
+from llmux.messages import Effect, Hook, OnExit
 from llmux.policy import load_policy
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.machine import Machine, Nature
@@ -152,8 +152,8 @@ class World:
         self._note(f"BROKEN: {what}")
         self.verdict.broken.append(what)
 
-    def _watch(self, now: float, message: Event | Effect) -> None:
-        event = isinstance(message, Event)
+    def _watch(self, now: float, message: CoreEvent | Effect) -> None:
+        event = isinstance(message, CoreEvent)
         self.verdict.lines.append(f"{now:12.6f} {'>>' if event else '  <<'} {message}")
         if event:
             for what in violations(self._driver.core):

@@ -49,6 +49,10 @@ PortOption = Annotated[
 HostOption = Annotated[
     str | None, typer.Option("--host", help="Address to listen on, in place of the configuration's.", metavar="ADDRESS")
 ]
+WatchOption = Annotated[
+    bool,
+    typer.Option("--watch", metavar="", help="Read the configuration again when its file changes, not only at SIGHUP."),
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Log more, and what hooks print.")]
 LogFormatOption = Annotated[
     LogFormat | None,
@@ -65,6 +69,7 @@ class ServeOptions:
     host: str | None
     verbose: bool
     log_format: LogFormat | None
+    watch: bool
 
     def or_else(self, other: ServeOptions) -> ServeOptions:
         """These options, and those of `other` where nothing is given here."""
@@ -76,7 +81,7 @@ class ServeOptions:
 
     @property
     def given(self) -> bool:
-        return self != ServeOptions(None, None, None, False, None)
+        return self != ServeOptions(None, None, None, False, None, False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -95,12 +100,13 @@ def root(
     host: HostOption = None,
     verbose: VerboseOption = False,
     log_format: LogFormatOption = None,
+    watch: WatchOption = False,
     version: Annotated[
         bool, typer.Option("--version", metavar="", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Without a command, llmux serves."""
-    context.obj = ServeOptions(config, port, host, verbose, log_format)
+    context.obj = ServeOptions(config, port, host, verbose, log_format, watch)
     if context.invoked_subcommand is None:
         _serve(context.obj)
     elif context.invoked_subcommand != "serve" and context.obj.given:
@@ -115,9 +121,10 @@ def serve(
     host: HostOption = None,
     verbose: VerboseOption = False,
     log_format: LogFormatOption = None,
+    watch: WatchOption = False,
 ) -> None:
     """Serve the models of a configuration file, until SIGTERM or Ctrl-C. A second one ends at once."""
-    _serve(ServeOptions(config, port, host, verbose, log_format).or_else(context.obj))
+    _serve(ServeOptions(config, port, host, verbose, log_format, watch).or_else(context.obj))
 
 
 @app.command()
@@ -205,6 +212,7 @@ def _serve(options: ServeOptions) -> None:
                 port=options.port,
                 log_level=logging.DEBUG if options.verbose else logging.INFO,
                 log_format=options.log_format or LogFormat.AUTO,
+                watch=options.watch,
             )
         except StartError as error:
             _fail(str(error), status=1)

@@ -7,6 +7,7 @@ that it names; runs nothing, binds nothing.
 from __future__ import annotations
 
 from llmux.config.access import AdminKeyConfig, CorsConfig, KeyConfig, TlsConfig
+from llmux.config.difference import Difference, as_started, difference
 from llmux.config.model import Config, ModelConfig
 from llmux.config.policy import PolicyConfig
 from llmux.config.schema import config_schema
@@ -18,6 +19,7 @@ __all__ = [
     "AdminKeyConfig",
     "Config",
     "CorsConfig",
+    "Difference",
     "FoundKey",
     "HookTimeouts",
     "KeyConfig",
@@ -27,7 +29,9 @@ __all__ = [
     "RelayTimeouts",
     "Secrets",
     "TlsConfig",
+    "as_started",
     "config_schema",
+    "difference",
     "format_size",
     "parse_size",
     "read_secrets",

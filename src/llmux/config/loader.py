@@ -159,12 +159,13 @@ def _sound(adapter: TypeAdapter[_T], value: Any) -> _T | None:
 
 def _placed(config: Config, path: Path, root: Node, warnings: list[str]) -> Config:
     """Tell the configuration where its file is, and what follows from that."""
-    base = Path(os.path.abspath(path)).parent
+    path = Path(os.path.abspath(path))
+    base = path.parent
     folders, more = hook_folders(config, base, Path.cwd())
     warnings = [*warnings, *more]
-    for name, model in config.models.items():
-        if model.port == config.port and config.port:
-            warnings.append(f"{dotted(('models', name, 'port'))} is llmux's own port: it would ask itself for answers")
+    if not config.models:
+        warnings.append("models is empty: whatever is asked for is not found")
+    config._path = path
     config._base_dir = base
     config._file = (str(path), root)
     config._hook_dirs = folders

@@ -375,6 +375,13 @@ class Config(Section):
     event_log_keep: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(
         default=3, description="How many files of the event log that were put aside are kept. Default: 3."
     )
+    state_dir: FileName | None = Field(
+        default=None,
+        description="Folder in which what llmux has learned (what switches cost) survives a restart. It is made if it "
+        "is not there. A relative path means the folder of the configuration file. null = nothing is kept. "
+        "Default: null.",
+        examples=["/var/lib/llmux"],
+    )
     timeouts_secs: RelayTimeouts = Field(
         default=RelayTimeouts(),
         description="Deadlines of the relay between clients and backends, in seconds. null = no limit. Default: "
@@ -382,6 +389,7 @@ class Config(Section):
         examples=[{"response": 1800, "between_bytes": None}],
     )
 
+    _path: Path | None = PrivateAttr(default=None)
     _base_dir: Path | None = PrivateAttr(default=None)
     _hook_dirs: dict[tuple[str, Hook], Path] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
@@ -420,6 +428,11 @@ class Config(Section):
         return load(Path(path))
 
     @property
+    def path(self) -> Path | None:
+        """The configuration file, as an absolute path; None for a configuration made in Python."""
+        return self._path
+
+    @property
     def base_dir(self) -> Path | None:
         """The folder of the configuration file; None for a configuration made in Python."""
         return self._base_dir
@@ -436,6 +449,19 @@ class Config(Section):
             place: the keys that lead there.
         """
         return self.error([(place, message)])
+
+    def port_warnings(self, port: int) -> list[str]:
+        """What is probably not meant if llmux listens on `port`, which the command line may have chosen."""
+        return [
+            f"{dotted(('models', name, 'port'))} is llmux's own port: it would ask itself for answers"
+            for name, model in self.models.items()
+            if model.port == port
+        ]
+
+    @property
+    def state_path(self) -> Path | None:
+        """The folder for what was learned; None for none."""
+        return None if self.state_dir is None else (self._base_dir or Path()) / self.state_dir
 
     @property
     def event_log_path(self) -> Path | None:

@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 from llmux.core.core import Core
-from llmux.core.settings import IMPLICIT_DEVICE, CoreSettings, ModelSpec, Placement
+from llmux.core.settings import (
+    IMPLICIT_DEVICE,
+    ConfigChanged,
+    CoreEvent,
+    CoreSettings,
+    ModelSpec,
+    Placement,
+    PolicyNote,
+)
 
-__all__ = ["IMPLICIT_DEVICE", "Core", "CoreSettings", "ModelSpec", "Placement"]
+__all__ = [
+    "IMPLICIT_DEVICE",
+    "ConfigChanged",
+    "Core",
+    "CoreEvent",
+    "CoreSettings",
+    "ModelSpec",
+    "Placement",
+    "PolicyNote",
+]

@@ -39,7 +39,11 @@ class Commands:
         model = self._known(event.operator_id, event.model)
         if model is None:
             return
-        if model.state is ModelState.AWAKE:
+        if model.leaving:
+            self._ledger.reply(
+                event.operator_id, event.model, Refusal.MODEL_NOT_FOUND, f"Model not found: {event.model}"
+            )
+        elif model.state is ModelState.AWAKE:
             self._ledger.reply(event.operator_id, event.model)
         else:
             model.operators.append(event.operator_id)

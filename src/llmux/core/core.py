@@ -7,7 +7,7 @@ the same events.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmux.core.commands import Commands
@@ -15,7 +15,8 @@ from llmux.core.health import Health
 from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
 from llmux.core.outlook import outlook
 from llmux.core.planning import Planner
-from llmux.core.settings import CoreSettings
+from llmux.core.reconfigure import Reconfigure
+from llmux.core.settings import ConfigChanged, CoreEvent, CoreSettings
 from llmux.core.stopping import Stopping
 from llmux.core.switching import Switching
 from llmux.costs import SwitchCostTracker
@@ -24,7 +25,6 @@ from llmux.messages import (
     Arrived,
     BackendFailed,
     Effect,
-    Event,
     Finished,
     Grant,
     HookEnded,
@@ -48,20 +48,28 @@ from llmux.messages import (
 )
 from llmux.policy.base import Blocked, Plan, Stay, SwitchPolicy, SwitchTo
 from llmux.policy.fifo import FifoPolicy
+from llmux.policy.registry import load_policy
 
 
 class Core:
-    """Queues, grants and switches for a fixed set of models and devices.
+    """Queues, grants and switches for the models and devices of the settings, until `ConfigChanged` brings others.
 
     Args:
         settings: what the configuration says.
         policy: decides when to switch and to what.
         costs: measured switch costs; the core adds to them.
+        make_policy: makes the policy that a `ConfigChanged` names, from its name and options.
     """
 
-    def __init__(self, settings: CoreSettings, policy: SwitchPolicy, costs: SwitchCostTracker | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: CoreSettings,
+        policy: SwitchPolicy,
+        costs: SwitchCostTracker | None = None,
+        make_policy: Callable[[str, Mapping[str, Any]], SwitchPolicy] = load_policy,
+    ) -> None:
         self.policy = policy
+        self._make_policy = make_policy
         self.costs = costs if costs is not None else SwitchCostTracker()
         self.ledger = Ledger(settings, self.costs)
         self.planner = Planner(self.ledger)
@@ -69,6 +77,7 @@ class Core:
         self._switching = Switching(self.ledger, self.planner, self._health)
         self._commands = Commands(self.ledger, self.planner, self._switching, self._health)
         self._stopping = Stopping(self.ledger, self._switching, self._health)
+        self._reconfigure = Reconfigure(self.ledger, self.planner, self._switching, self._health)
         self._fallback = FifoPolicy()
         self._fault = ""
         self._undecided = True  # whether the event at hand may call for a switch
@@ -85,9 +94,15 @@ class Core:
             OperatorFree: self._commands.free,
             OperatorCheck: self._commands.check,
             Stop: self._stopping.stop,
+            ConfigChanged: self._config_changed,
         }
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
+    @property
+    def settings(self) -> CoreSettings:
+        """What the configuration says now."""
+        return self.ledger.settings
+
+    def handle(self, event: CoreEvent, now: float) -> list[Effect]:
         """Take in one event; returns what must be done about it, in that order.
 
         Args:
@@ -101,7 +116,9 @@ class Core:
         self.planner.look(now)
         self._undecided = True
         self._handlers[type(event)](event, now)
-        if self._undecided and (ledger.waiting_models or ledger.commanded or ledger.stop is not None):
+        if self._undecided and (
+            ledger.waiting_models or ledger.commanded or ledger.outgoing or ledger.crowded or ledger.stop is not None
+        ):
             self._decide(now)
         return out
 
@@ -127,7 +144,7 @@ class Core:
     def _arrived(self, event: Arrived, now: float) -> None:
         ledger = self.ledger
         model = ledger.models.get(event.model)
-        if model is None:
+        if model is None or model.leaving:
             ledger.out.append(
                 Reject(event.request_id, event.model, Refusal.MODEL_NOT_FOUND, f"Model not found: {event.model}", 0.0)
             )
@@ -288,7 +305,7 @@ class Core:
             self._expire_waiters(now)
         elif kind == "grace":
             self._stopping.grace_over(now)
-        elif kind != "recheck":  # that one only has the policy asked again, which happens after every event
+        elif kind not in ("recheck", "leave"):  # these only have decisions made, as they are after every event
             model = self.ledger.models[name]
             match kind:
                 case "drain":
@@ -307,6 +324,18 @@ class Core:
         if model is not None:
             self._health.suspect(model, event, now)
 
+    def _config_changed(self, event: ConfigChanged, now: float) -> None:
+        if self.ledger.stop is not None:
+            return
+        if event.policy is not None:
+            try:
+                self.policy = self._make_policy(event.policy.name, event.policy.options)
+            except Exception as error:  # whoever sends the event has tried it, but it is a third party's code
+                self.ledger.out.append(PolicyFault(event.policy.name, f"{type(error).__name__}: {error}"))
+            self._fault = ""
+        self._reconfigure.apply(event.settings, now)
+        self._refuse_obstructed(now)
+
     # --- deciding --------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
@@ -316,6 +345,8 @@ class Core:
             return
         if self._health.probing:
             return
+        if self.ledger.outgoing or self.ledger.crowded:
+            self._reconfigure.carry_on(now)
         if self.ledger.commanded:
             self._commands.obey(now)
         for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`

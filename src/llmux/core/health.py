@@ -7,6 +7,8 @@ hook is not enough, the canary (of an awake model) or the verify hook (of a lost
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from llmux.core.ledger import Ledger, Model, Purpose, Run
 from llmux.core.lifecycle import Step
 from llmux.messages import (
@@ -42,14 +44,12 @@ class Health:
         self._ledger = ledger
         self._unasked = list(reversed(ledger.models.values()))
         self._asking = 0
+        self._asked: list[Model] = []  # since it was last known of everybody
         self.started = False
+        self.probing = bool(self._unasked)
+        """Whether it is not yet known who was awake at the start."""
         for model in ledger.models.values():
             self._claim(model)
-
-    @property
-    def probing(self) -> bool:
-        """Whether it is not yet known who is awake."""
-        return self._asking > 0 or bool(self._unasked)
 
     # --- at the start ----------------------------------------------------------------------------------------
 
@@ -58,9 +58,18 @@ class Health:
         self.started = True
         self._ask_more()
 
+    def join(self, models: Iterable[Model]) -> None:
+        """Some models are new: ask them too. Until one has answered, nobody else gets the room that it may hold."""
+        for model in models:
+            self._claim(model)
+            self._unasked.insert(0, model)
+        if self.started:
+            self._ask_more()
+
     def stop(self) -> None:
         """Ask nobody any more."""
         self._unasked.clear()
+        self.probing = self._asking > 0
 
     def _ask_more(self) -> None:
         while self._unasked and self._asking < self._ledger.settings.probe_parallel:
@@ -81,14 +90,20 @@ class Health:
         self._asking -= 1
         self._ask_more()
         model = run.model
+        model.asked = True
+        self._asked.append(model)
         if model.state is ModelState.UNCONFIRMED:
             if result.outcome is Outcome.FAILED and result.exit_code not in NOT_EXECUTED:
                 self._ledger.step(model, Step.FOUND_ASLEEP, now)
             else:
                 model.found = True
-        if not self.probing and self._ledger.stop is None:
-            found = tuple(model.name for model in self._ledger.models.values() if model.found)
-            self._ledger.out.append(ProbesEnded(found))
+        if self._asking or self._unasked:
+            return
+        self.probing = False
+        asked, self._asked = self._asked, []
+        if self._ledger.stop is None:
+            found = sorted((model for model in asked if model.found), key=lambda model: model.order)
+            self._ledger.out.append(ProbesEnded(tuple(model.name for model in found)))
 
     # --- while awake -----------------------------------------------------------------------------------------
 

@@ -28,8 +28,11 @@ def violations(core: Core) -> list[str]:
     trusted = [
         model
         for model in ledger.models.values()
-        if model.state in (ModelState.AWAKE, ModelState.WAKING)
-        or (model.state is ModelState.DRAINING and model.kept_if_alive)
+        if not model.must_go  # the configuration took its room away, and it is on its way
+        and (
+            model.state in (ModelState.AWAKE, ModelState.WAKING)
+            or (model.state is ModelState.DRAINING and model.kept_if_alive)
+        )
     ]
     for name, free in free_after(settings.devices, [m.placement for m in trusted if m.placement is not None]).items():
         if free < 0:
@@ -37,7 +40,9 @@ def violations(core: Core) -> list[str]:
     for waking in (model for model in ledger.models.values() if model.state is ModelState.WAKING):
         claims = [m.placement for m in ledger.holding.values() if m.placement is not None]
         left = free_after(settings.devices, claims)
-        for name in waking.placement or ():
+        # Where the configuration changed since its wake began, others may claim what was free then.
+        since = waking.switch is not None and waking.switch.wake_run > ledger.configured
+        for name in (waking.placement or ()) if since else ():
             if left[name] < 0:
                 found.append(f"{waking.name} is waking while the owner of {name} is not known")
         if waking.switch is None:
@@ -66,6 +71,10 @@ def violations(core: Core) -> list[str]:
             found.append(f"{model.name} keeps a granted request waiting")
         if any(r.granted_at is None for r in model.granted.values()):
             found.append(f"{model.name} serves a request that was not granted")
+        if model.must_go != (model.name in ledger.outgoing):
+            found.append(f"{model.name} must go: {model.must_go}, but its place among the outgoing is wrong")
+        if model.leaving and (model.waiters or model.operators):
+            found.append(f"{model.name} was removed, and somebody waits for it")
         if model.operators and model.name not in ledger.commanded:
             found.append(f"a command for {model.name} is forgotten")
     if queued != ledger.queued:

@@ -88,6 +88,9 @@ class Switch:
     wake_seconds: float = 0.0
     failed: str = ""  # why, once a victim could not be put to sleep
     unproven: str = ""  # how the canary failed, once it has; the model gets one more chance
+    void: str = ""  # why, once its target is not to be woken after all, though somebody may still want it
+    reconfiguring: bool = False  # the configuration, and nobody else, wants its victims asleep
+    wake_run: int = 0  # the id of its wake hook's run, once that has begun
 
     @property
     def draining(self) -> bool:
@@ -138,6 +141,9 @@ class Model:
     lost_checks: int = 0
     lost_since: float | None = None
     check_operators: list[int] = field(default_factory=list)  # commands that want to know whether it is still lost
+    asked: bool = False  # its alive hook was asked once, so what it may hold is known as well as it can be
+    leaving: bool = False  # it is not in the configuration any more, but may still hold its memory
+    must_go: bool = False  # it is put to sleep as soon as that is possible: the configuration has no room for it
 
     def __post_init__(self) -> None:
         self.name = self.spec.name
@@ -192,6 +198,9 @@ class Ledger:
         self.requests: dict[int, Request] = {}
         self.waiting_models: dict[str, Model] = {}  # those with waiters, in the order they got their first
         self.commanded: dict[str, Model] = {}  # those that an operator's command waits for
+        self.outgoing: dict[str, Model] = {}  # those that must go
+        self.crowded = False  # since the configuration changed, there may be more awake than there is room for
+        self.configured = 0  # the id that was the last when the configuration last changed
         self.queued = 0
         self.runs: dict[int, Run] = {}
         self.timers: dict[str, float] = {}
@@ -203,6 +212,10 @@ class Ledger:
 
     def next_id(self) -> int:
         self._ids += 1
+        return self._ids
+
+    @property
+    def last_id(self) -> int:
         return self._ids
 
     # --- models ---------------------------------------------------------------------------------------------
@@ -229,6 +242,8 @@ class Ledger:
             del self.holding[model.name]
         elif old is ModelState.ASLEEP:
             self.holding[model.name] = model
+        if new is ModelState.UNCONFIRMED and model.placement not in model.spec.placements:
+            model.placed = False  # the configuration has changed: it cannot be woken where it is
         self.out.append(StateChanged(model=model.name, old=old, new=new, cause=step.value))
 
     # --- hooks ----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from llmux.messages import ModelState as S
 class Step(enum.StrEnum):
     """Why a model changes its state."""
 
-    FOUND_ASLEEP = "its alive hook said no when llmux started"
+    FOUND_ASLEEP = "its alive hook said no when it was first asked"
     WAKE = "its wake hook begins"
     WOKE = "its wake hook succeeded"
     ABANDONED = "llmux stops, and its wake was cut short"

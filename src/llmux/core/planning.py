@@ -46,12 +46,21 @@ class Planner:
         self._room_seen = 0
         self._waiting: list[Model] | None = None
         self._waiting_seen = 0
+        self._weightless = False
+        self._shared = False
+        self.reconfigured()
+
+    def reconfigured(self) -> None:
+        """The settings are others now."""
         # A model that needs nothing can be woken whatever else goes on.
         self._weightless = any(
-            not any(placement.values()) for spec in ledger.settings.models for placement in spec.placements
+            not any(placement.values()) for spec in self._ledger.settings.models for placement in spec.placements
         )
         # Where no two models can be awake together there is nothing to choose, and policies weigh for themselves.
-        self._shared = can_share(ledger.settings)
+        self._shared = can_share(self._ledger.settings)
+        self.worth.reconfigured()
+        self._room = None
+        self._waiting = None
 
     def look(self, now: float) -> None:
         """A new event is looked at, and all that was worked out for the one before is forgotten."""
@@ -89,7 +98,7 @@ class Planner:
         for `min_active` yet, or are lost, and does not wait for back-off."""
         target = self._ledger.models[name]
         wakeable = target.state in (ModelState.ASLEEP, ModelState.UNCONFIRMED)
-        if target.switch is not None or not wakeable:
+        if target.switch is not None or not wakeable or not target.asked:
             return Blocked(None, target.spec.everywhere)
         if self.now < target.wake_not_before and not by_operator:
             return Blocked(target.wake_not_before, ())
@@ -228,7 +237,7 @@ class Planner:
         ready: list[Model] = []
         later: float | None = None
         for model in self._ledger.holding.values():
-            if model is target or model.switch is not None or model.placement is None:
+            if model is target or model.switch is not None or model.placement is None or not model.asked:
                 continue
             if model.state is ModelState.LOST and by_operator:
                 ready.append(model)

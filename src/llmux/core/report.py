@@ -15,7 +15,7 @@ from llmux.snapshot import (
 )
 
 #: Timers after which the scheduler looks at its queues again, as opposed to deadlines and periodic checks.
-_PROGRESS_TIMERS = ("recheck", "sleep:", "verify:", "lost:", "drain:")
+_PROGRESS_TIMERS = ("recheck", "sleep:", "verify:", "lost:", "drain:", "leave:")
 
 
 def snapshot(core: Core, now: float) -> Snapshot:

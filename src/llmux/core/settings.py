@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from llmux.messages import Hook
+from llmux.messages import Event, Hook, Message
 
 #: The device of a configuration that declares none: it has room for one model, whichever.
 IMPLICIT_DEVICE = "default"
@@ -108,3 +109,24 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     lost_check_base: float = 10.0
     lost_check_cap: float = 300.0
     probe_parallel: int = 8
+
+
+class PolicyNote(msgspec.Struct, frozen=True):
+    """Which policy decides: its name in the configuration, and its options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class ConfigChanged(Message, frozen=True, tag=True):
+    """The configuration is another one now; it is valid. `policy` is to be made anew, None for the one there is.
+
+    The one event that is not in `llmux.messages`, which may not know what settings are.
+    """
+
+    settings: CoreSettings
+    policy: PolicyNote | None = None
+
+
+CoreEvent = Event | ConfigChanged
+"""Everything that the core hears."""

@@ -57,9 +57,10 @@ class Switching:
         )
         self._open(switch, now)
 
-    def unload(self, model: Model, now: float) -> None:
-        """Put `model` to sleep for no other's sake."""
-        self._open(Switch(self._ledger.next_id(), None, (model,), model.name, {}, now), now)
+    def unload(self, model: Model, now: float, *, reconfiguring: bool = False) -> None:
+        """Put `model` to sleep for no other's sake; `reconfiguring` says that it is for the configuration's."""
+        switch = Switch(self._ledger.next_id(), None, (model,), model.name, {}, now, reconfiguring=reconfiguring)
+        self._open(switch, now)
 
     def retire(self, model: Model, now: float) -> None:
         """Put an awake model whose backend fails requests to sleep. Not even if it stays alive does it go back to
@@ -78,7 +79,7 @@ class Switching:
                 continue
             self._ledger.step(victim, step, now)
             timeout = victim.spec.drain_timeout
-            if victim.granted and self._ledger.settings.drain_before_switch and timeout is not None:
+            if victim.granted and self._drains(victim) and timeout is not None:
                 self._ledger.set_timer(f"drain:{victim.name}", now + timeout)
         self._advance_drain(switch, now)
 
@@ -102,7 +103,7 @@ class Switching:
             return
         self.call_off(switch, now)
 
-    def call_off(self, switch: Switch, now: float) -> None:
+    def call_off(self, switch: Switch, now: float, why: str = "nobody waits for it any more") -> None:
         """Undo a switch that has put nothing to sleep yet."""
         self._close(switch)
         for victim in switch.victims:
@@ -114,11 +115,28 @@ class Switching:
                 self._serve(victim, now)
             else:
                 self._ledger.step(victim, Step.DIED, now)
-        self._ended(switch, "cancelled", now, detail="nobody waits for it any more")
+        self._ended(switch, "cancelled", now, detail=why)
+
+    def make_void(self, switch: Switch, now: float, why: str) -> None:
+        """Its target must not be woken by this switch after all: undo it, or let it end once its victims sleep."""
+        if switch.draining:
+            self.call_off(switch, now, why)
+        else:
+            switch.void = why
+            switch.placement = {}
+
+    def drain_on(self, now: float) -> None:
+        """Whether drains are waited for may have changed."""
+        for switch in list(self._ledger.switches.values()):
+            if switch.draining:
+                self._advance_drain(switch, now)
+
+    def _drains(self, victim: Model) -> bool:
+        """Whether requests in flight are waited for. Those of a model that was removed always are."""
+        return self._ledger.settings.drain_before_switch or victim.leaving
 
     def _advance_drain(self, switch: Switch, now: float) -> None:
-        settings = self._ledger.settings
-        if settings.drain_before_switch and any(victim.granted for victim in switch.victims):
+        if any(victim.granted and self._drains(victim) for victim in switch.victims):
             return
         switch.drained = now
         if switch.from_model is not None and switch.target is not None:
@@ -257,10 +275,10 @@ class Switching:
         if any(victim.switch is switch and victim.state is ModelState.SLEEPING for victim in switch.victims):
             return
         target = switch.target
-        if switch.failed or target is None or not target.wanted:
+        if switch.failed or switch.void or target is None or not target.wanted:
             self._close(switch)
             result = "failure" if switch.failed else "cancelled"
-            self._ended(switch, result, now, detail=switch.failed or switch.unproven)
+            self._ended(switch, result, now, detail=switch.failed or switch.unproven or switch.void)
             return
         for victim in switch.victims:
             if victim is not target:
@@ -268,7 +286,7 @@ class Switching:
         target.placement = switch.placement
         target.placed = True
         self._ledger.step(target, Step.WAKE, now)
-        self._ledger.run_hook(target, Hook.WAKE, Purpose.WAKE)
+        switch.wake_run = self._ledger.run_hook(target, Hook.WAKE, Purpose.WAKE).run_id
 
     def woke(self, run: Run, result: HookEnded, now: float) -> None:
         """The wake hook is done."""

@@ -43,7 +43,12 @@ class Worth:
         self._rent = 0.0  # charged so far, in request-seconds per share of a device
         self._raised_at = float("-inf")
         self._renewed: dict[str, float] = {}  # the rent when the model was last used, of those not used since it rose
-        settings = ledger.settings
+        self._contended: frozenset[str] = frozenset()
+        self.reconfigured()
+
+    def reconfigured(self) -> None:
+        """The settings are others now."""
+        settings = self._ledger.settings
         self._contended = contended(settings.models, settings.devices)
 
     def credit(self, model: Model, now: float) -> float:

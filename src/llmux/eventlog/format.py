@@ -12,22 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 
-from llmux.core.settings import CoreSettings
-from llmux.messages import ENCODER, Effect, Event
+from llmux.core.settings import CoreEvent, CoreSettings
+from llmux.core.settings import PolicyNote as PolicyNote  # part of a header
+from llmux.costs import Learned
+from llmux.messages import Effect
 
 FORMAT = 1
 """The version of the format that this llmux writes, and the newest that it reads."""
-
-
-class PolicyNote(msgspec.Struct, frozen=True):
-    """Which policy decided: its name in the configuration, and its options."""
-
-    name: str
-    options: dict[str, Any] = {}
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +35,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
             number, and begins with whatever the core knew at that moment.
         started: when the run began, in seconds since 1970.
         epoch: the time of an event, in seconds since 1970, is this plus its ``at``.
-        settings, policy: what the core was made from.
+        settings, policy, costs: what the core was made from, `costs` being what an earlier run had learned. What has
+            changed since is in the events.
     """
 
     format: int = msgspec.field(name="llmux_event_log", default=FORMAT)
@@ -52,6 +47,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     epoch: float
     settings: CoreSettings
     policy: PolicyNote
+    costs: Learned = Learned()
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -59,7 +55,7 @@ class Recorded(msgspec.Struct, frozen=True):
     an exception of the type `raised`."""
 
     at: float
-    event: Event
+    event: CoreEvent
     effects: bytes | None
     raised: str | None = None
 
@@ -88,39 +84,38 @@ class Gap(msgspec.Struct, frozen=True):
 
 class _Happened(msgspec.Struct, gc=False):
     at: float
-    event: Event
+    event: CoreEvent
     effects: Sequence[Effect]
 
 
 class _Raised(msgspec.Struct, gc=False):
     at: float
-    event: Event
+    event: CoreEvent
     raised: str
 
 
 class _Line(msgspec.Struct):
     at: float | None = None
-    event: Event | None = None
+    event: CoreEvent | None = None
     effects: msgspec.Raw = msgspec.Raw()  # as it stands there; empty where it does not
     raised: str | None = None
     gap: int | None = None
     llmux_event_log: int | None = None
 
 
-_encode = ENCODER.encode
 _EFFECTS = msgspec.json.Decoder(list[Effect])
 _ANY = msgspec.json.Decoder()
 _LINES = msgspec.json.Decoder(_Line)
 _HEADERS = msgspec.json.Decoder(Header)
-_HEADER_ENCODER = msgspec.json.Encoder(enc_hook=repr)  # an option made in Python may be anything
+_encode = msgspec.json.Encoder(enc_hook=repr).encode  # an option made in Python may be anything
 
 
-def event_line(at: float, event: Event, effects: Sequence[Effect]) -> bytes:
+def event_line(at: float, event: CoreEvent, effects: Sequence[Effect]) -> bytes:
     """Without a line break, as all lines here. Raises ValueError where a text cannot be encoded."""
     return _encode(_Happened(at, event, effects))
 
 
-def raised_line(at: float, event: Event, raised: str) -> bytes:
+def raised_line(at: float, event: CoreEvent, raised: str) -> bytes:
     return _encode(_Raised(at, event, raised))
 
 
@@ -129,7 +124,7 @@ def gap_line(at: float, events: int) -> bytes:
 
 
 def header_line(header: Header) -> bytes:
-    return _HEADER_ENCODER.encode(header)
+    return _encode(header)
 
 
 def parse(line: bytes) -> Header | Recorded | Gap:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from llmux import logs
-from llmux.core.settings import CoreSettings
+from llmux.core.settings import CoreEvent, CoreSettings
+from llmux.costs import Learned
 from llmux.eventlog.format import Header, PolicyNote, event_line, gap_line, header_line, raised_line
 from llmux.eventlog.logfile import BusyError, LogFile
-from llmux.messages import Effect, Event
+from llmux.messages import Effect
 from llmux.version import version
 
 MAX_BYTES = 64 * 2**20
@@ -49,7 +50,7 @@ class Recorder:
 
     Args:
         path: the file; older ones are beside it, see `LogFile`.
-        settings, policy, options: what the core and its policy were made from.
+        settings, policy, options, costs: what the core and its policy were made from.
         max_bytes: a file that would get larger is put aside. A single event that is larger is written all the same.
         keep: how many files that were put aside are kept.
         queue_bytes: see `QUEUE_BYTES`.
@@ -62,12 +63,14 @@ class Recorder:
         policy: str,
         options: Mapping[str, Any],
         *,
+        costs: Learned | None = None,
         max_bytes: int = MAX_BYTES,
         keep: int = KEEP,
         queue_bytes: int = QUEUE_BYTES,
     ) -> None:
         self._settings = settings
         self._policy = PolicyNote(policy, dict(options))
+        self._costs = costs if costs is not None else Learned()
         self._part = 0
         self._file = LogFile(path, keep)
         self._max_bytes = max_bytes
@@ -97,7 +100,7 @@ class Recorder:
 
     # --- on the loop ------------------------------------------------------------------------------------------
 
-    def __call__(self, at: float, event: Event, effects: Sequence[Effect] | None, raised: str = "") -> None:
+    def __call__(self, at: float, event: CoreEvent, effects: Sequence[Effect] | None, raised: str = "") -> None:
         """Take down that the core was told `event` at `at`, in seconds of the monotonic clock, and what it answered;
         `effects` is None if it raised an exception of the type `raised`."""
         queued = self._put - self._taken
@@ -208,4 +211,5 @@ class Recorder:
             epoch=self._epoch,
             settings=self._settings,
             policy=self._policy,
+            costs=self._costs,
         )

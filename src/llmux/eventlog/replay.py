@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from llmux.core import Core
+from llmux.core import ConfigChanged, Core
+from llmux.costs import SwitchCostTracker
 from llmux.eventlog.format import Gap, Header, PolicyNote, Recorded
 from llmux.eventlog.reading import Cut, Entry
 from llmux.messages import ENCODER
@@ -97,7 +98,12 @@ class _Checker:
         before, self._header = self._header, header
         if header.part == 0:
             self.report.runs += 1
-            self._core = Core(header.settings, self._make_policy(header.policy))
+            self._core = Core(
+                header.settings,
+                self._make_policy(header.policy),
+                SwitchCostTracker(learned=header.costs),
+                lambda name, options: self._make_policy(PolicyNote(name, dict(options))),
+            )
             self._before.clear()
         elif before is None or (before.run, before.part + 1) != (header.run, header.part):
             self._note(entry, "begins in the middle of a run, and without the file before it cannot be checked")
@@ -109,6 +115,8 @@ class _Checker:
             return
         replayed: bytes | None = None
         raised: str | None = None
+        if isinstance(record.event, ConfigChanged) and record.event.policy is not None:
+            self._make_policy(record.event.policy)  # if it cannot be made, that is no difference but a refusal
         try:
             effects = self._core.handle(record.event, record.at)
         except Exception as error:  # it may have raised when it was recorded, too

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
+from llmux.core.settings import ConfigChanged, CoreEvent
 from llmux.eventlog.format import Gap, Header, Recorded
 from llmux.eventlog.reading import Cut, Entry
 from llmux.messages import (
@@ -18,13 +19,13 @@ from llmux.messages import (
     CancelTimer,
     CloseBackend,
     Effect,
-    Event,
     Finished,
     Grant,
     HookEnded,
     Left,
     ModelDied,
     ModelLeftAwake,
+    ModelRemoved,
     OperatorCheck,
     OperatorFree,
     OperatorReply,
@@ -47,7 +48,7 @@ from llmux.messages import (
 )
 from llmux.wire.errors import printable
 
-_WANTED: Mapping[type[Event], str] = {
+_WANTED: Mapping[type[CoreEvent], str] = {
     OperatorSwitch: "awake",
     OperatorSleep: "asleep",
     OperatorFree: "taken for asleep",
@@ -115,13 +116,18 @@ class Teller:
             return None
         return f"{self._time(record.at)}  {told}" + (f" → {'; '.join(done)}" if done else "")
 
-    def _told(self, event: Event, models: set[str]) -> str:
+    def _told(self, event: CoreEvent, models: set[str]) -> str:
         """`event` in words; adds the models that it concerns to `models`."""
         match event:
             case Start():
                 return "llmux starts"
             case Stop(grace=grace, on_exit=on_exit):
                 return f"llmux stops (grace {grace:g} s, models: {on_exit})"
+            case ConfigChanged(settings=settings, policy=policy):
+                names = [spec.name for spec in settings.models]
+                models.update(names)
+                anew = f", policy {policy.name}" if policy is not None else ""
+                return f"the configuration changes: models {', '.join(names) or 'none'}{anew}"
             case Arrived(request_id=number, model=model):
                 self._requests[number] = model
                 models.add(model)
@@ -214,6 +220,8 @@ def _words(effect: Effect) -> str:
             return f"{effect.model} died: {effect.detail}"
         case ProbesEnded():
             return f"found awake: {', '.join(effect.found) or 'nobody'}"
+        case ModelRemoved():
+            return f"{effect.model} is gone"
         case PolicyFault():
             return f"policy {effect.policy} failed: {effect.detail}"
         case Grant() | SetTimer() | CancelTimer() | CloseBackend() | ModelLeftAwake():

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from llmux.core.settings import CoreSettings
+import msgspec
+
+from llmux.core.settings import ConfigChanged, CoreSettings
 from llmux.eventlog.format import Gap, Header, PolicyNote, Recorded
 from llmux.eventlog.reading import Cut, Entry
 from llmux.messages import Arrived, Finished, Grant, Hook, HookEnded, Left, Outcome, Reject, RunHook
@@ -33,7 +35,7 @@ class Observed:
     their model, else of all.
 
     Attributes:
-        settings, policy: of the last run.
+        settings, policy: of the last run, at its end.
         arrivals: `at` is in seconds since the first one; in the order of time.
         service: seconds from grant to end for each of `arrivals`; None where there is no such thing.
         hooks: means per model over the runs that succeeded, the mean of the other models where there is none, and
@@ -105,6 +107,10 @@ class _Watch:
                 ended = self.open.pop(number, None)
                 if ended is not None and ended.granted is not None:
                     ended.service = record.at - ended.granted
+            case ConfigChanged(settings=settings, policy=policy) if self.header is not None:
+                self.header = msgspec.structs.replace(
+                    self.header, settings=settings, policy=self.header.policy if policy is None else policy
+                )
             case HookEnded() as event:
                 run = self.runs.pop(event.run_id, None)
                 if run is not None and event.outcome is Outcome.OK:

@@ -97,6 +97,11 @@ class ClientConnection(asyncio.Protocol):
         self.trusted = False
         self.write_paused = False
 
+    def settings_changed(self) -> None:
+        """The limits are others from now on, also for the request that is arriving."""
+        settings = self._shared.settings
+        self._reader.set_limits(max_head_bytes=settings.max_head_bytes, max_body_bytes=settings.max_body_bytes)
+
     @property
     def idle(self) -> bool:
         """Does nothing wait for it, or come from it?"""

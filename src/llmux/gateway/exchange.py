@@ -70,6 +70,7 @@ class Exchange:
         "_first_byte",
         "_granted",
         "_held",
+        "_in_body",
         "_last_bytes",
         "_model",
         "_path",
@@ -96,6 +97,7 @@ class Exchange:
         self._state: int = ARRIVING
         self._model: str | None = None
         self._to_control = False
+        self._in_body = False
         self._path = b""
         self._pool: Pool | None = None
         self._request_id = -1
@@ -161,14 +163,11 @@ class Exchange:
             self._pool = shared.control
             return
         model = shared.scheduler.resolve(route.name)
-        backend = None if model is None else shared.backends.get(model)
-        if backend is None:
+        if model is None or model not in shared.backends:
             raise ModelNotFoundError(route.name)
-        check_model(shared.access, request, key, backend.model)
-        if route.in_body and backend.send_model_as is not None:
-            request.body = with_model(request.content_type, request.body, backend.send_model_as)
-        self._model = backend.model
-        self._pool = shared.pools[backend.model]
+        check_model(shared.access, request, key, model)
+        self._model = model
+        self._in_body = route.in_body
 
     # --- Requester: what the scheduler says -----------------------------------------------------------------------
 
@@ -212,7 +211,13 @@ class Exchange:
     # --- forwarding -----------------------------------------------------------------------------------------------
 
     def _forward(self) -> None:
-        assert self._pool is not None  # noqa: S101  (set by _route, or start went no further)
+        if self._model is not None:  # only now: while it waited, its backend may have become another one
+            backend = self._shared.backends[self._model]
+            self._pool = self._shared.pools[self._model]
+            if self._in_body and backend.send_model_as is not None:
+                request = self._request
+                request.body = with_model(request.content_type, request.body, backend.send_model_as)
+        assert self._pool is not None  # noqa: S101  (set here or by _route, or start went no further)
         connection = self._pool.take(self._shared.loop.time())
         if connection is None:
             self._connect_anew(self._pool)
@@ -234,6 +239,11 @@ class Exchange:
         self._connect = None
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             self._fail(OverloadedError("out of file descriptors", retry_after=1))
+            return
+        if self._model is not None and self._shared.take_new_backend(self._model):
+            # Nobody is where the old configuration had it. Nothing was sent yet, so the new address may be tried.
+            self._shared.scheduler.backend_moved(self._model)
+            self._forward()
             return
         refused = isinstance(error, ConnectionRefusedError | FileNotFoundError)
         self._backend_failed("connect", error, Failure.REFUSED if refused else Failure.LOST)

@@ -142,6 +142,18 @@ class Gateway:
             raise ValueError(f"{model} has no canary")
         return CanaryRun(self._shared.pools[model], canary, timeout, ended).cancel
 
+    def waking(self, model: str) -> None:
+        """See `llmux.ports.Backends`."""
+        self._shared.take_new_backend(model)
+
+    def removed(self, model: str) -> None:
+        """See `llmux.ports.Backends`."""
+        self._shared.remove(model)
+
+    def reconfigure(self, backends: Mapping[str, Backend], settings: GatewaySettings) -> None:
+        """Go on with these; see `Shared.reconfigure`."""
+        self._shared.reconfigure(backends, settings)
+
     def _tls_options(self, tls: ssl.SSLContext | None) -> dict[str, Any]:
         if tls is None:
             return {}

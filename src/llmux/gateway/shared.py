@@ -88,6 +88,8 @@ class Shared:
         self.crowded: Callable[[], None] = _nothing
         self.roomy: Callable[[], None] = _nothing
         self.pools = {model: self._pool(backend.address) for model, backend in self.backends.items()}
+        self._to_be: dict[str, Backend] = {}  # of models that are to be woken first
+        self._retired: list[Pool] = []  # closed, but some answers still come through them
         self.control: Pool | None = None
         self.set_control(control)
 
@@ -120,9 +122,53 @@ class Shared:
     def _pool(self, address: BackendAddress) -> Pool:
         return Pool(address, max_idle=self.settings.max_idle_upstream, idle_seconds=self.settings.upstream_idle_seconds)
 
+    def reconfigure(self, backends: Mapping[str, Backend], settings: GatewaySettings) -> None:
+        """Go on with these. Where a model's backend is, and what it calls the model, counts from its next wake: until
+        then, what serves is what was woken by the old configuration. New models are there at once; a model that is
+        not among `backends` keeps its own until `remove`."""
+        self.settings = settings
+        self.seconds = Seconds(settings.timeouts)
+        for client in self.clients:
+            client.settings_changed()
+        self._to_be = {}
+        for model, backend in backends.items():
+            known = self.backends.get(model)
+            if known is None:
+                self._put(backend)
+            elif known != backend:
+                self._to_be[model] = backend
+
+    def take_new_backend(self, model: str) -> bool:
+        """From now on the backend of `model` is what the configuration says; returns whether that is news."""
+        backend = self._to_be.pop(model, None)
+        if backend is None:
+            return False
+        self._put(backend)
+        return True
+
+    def _put(self, backend: Backend) -> None:
+        old = self.pools.get(backend.model)
+        self.backends[backend.model] = backend
+        if old is None or old.address != backend.address:
+            self._retire(old)
+            self.pools[backend.model] = self._pool(backend.address)
+
+    def remove(self, model: str) -> None:
+        """`model` is no more."""
+        self._to_be.pop(model, None)
+        if self.backends.pop(model, None) is not None:
+            self._retire(self.pools.pop(model))
+
+    def _retire(self, pool: Pool | None) -> None:
+        if pool is not None:
+            pool.close()
+            self._retired.append(pool)
+
     def all_pools(self) -> list[Pool]:
-        """Those of the models and that of the control plane."""
-        return [*self.pools.values(), *([] if self.control is None else [self.control])]
+        """Those of the models, that of the control plane, and those that are no more but still have connections."""
+        if self._retired:
+            self._retired = [pool for pool in self._retired if pool.busy]
+        return [*self.pools.values(), *([] if self.control is None else [self.control]), *self._retired]
 
     def hold(self, size: int) -> None:
         """Count `size` more bytes as buffered.

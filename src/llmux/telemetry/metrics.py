@@ -83,12 +83,28 @@ class Metrics:
         )
         self.policy_faults = Counters("llmux_policy_faults", "Decisions of the policy that could not be used.")
         self.policy_faults.increase(by=0)
+        self.reload_good = Gauges(
+            "llmux_config_last_reload_successful", "1 if the configuration was last read without a fault, else 0."
+        )
+        self.reloaded_at = Gauges(
+            "llmux_config_last_reload_success_timestamp_seconds",
+            "When the configuration in use was taken over, in seconds since 1970.",
+        )
         for model in models:
-            self.queue_wait_seconds.of(model)
-            self.aborted.increase(model, by=0)
-            self.deaths.increase(model, by=0)
-            for hook in Hook:
-                self.hook_failures.increase(model, hook, by=0)
+            self.add(model)
+
+    def add(self, model: str) -> None:
+        """Begin the series of a model whose first increase should show in a rate."""
+        self.queue_wait_seconds.of(model)
+        self.aborted.increase(model, by=0)
+        self.deaths.increase(model, by=0)
+        for hook in Hook:
+            self.hook_failures.increase(model, hook, by=0)
+
+    def forget(self, model: str) -> None:
+        """Drop every series of a model that is no more. O(series)."""
+        for series in vars(self).values():
+            series.forget(model)
 
     def series(self) -> Iterator[Series]:
         """All of them."""

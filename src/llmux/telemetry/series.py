@@ -12,8 +12,23 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import TypeVar
 
 Labels = tuple[str, ...]
+_Value = TypeVar("_Value")
+
+_MODEL_LABELS = frozenset({"model", "from", "to"})
+
+
+def _places(labels: Sequence[str]) -> list[int]:
+    """Which of `labels` have models as their values."""
+    return [place for place, label in enumerate(labels) if label in _MODEL_LABELS]
+
+
+def _without(values: dict[Labels, _Value], labels: Sequence[str], model: str) -> dict[Labels, _Value]:
+    """A new dictionary, as a scrape may be reading the old one in its thread."""
+    places = _places(labels)
+    return {key: value for key, value in values.items() if all(key[place] != model for place in places)}
 
 
 class Counters:
@@ -27,6 +42,10 @@ class Counters:
         self.help_text = help_text
         self.labels = tuple(labels)
         self.values: dict[Labels, int] = {}
+
+    def forget(self, model: str) -> None:
+        """Drop every series of that model."""
+        self.values = _without(self.values, self.labels, model)
 
     def increase(self, *labels: str, by: int = 1) -> None:
         """Add `by`, which may be 0: that only makes the series, so that a first increase shows in a rate."""
@@ -44,6 +63,10 @@ class Gauges:
 
     def put(self, value: float, *labels: str) -> None:
         self.values[labels] = value
+
+    def forget(self, model: str) -> None:
+        """Drop every series of that model."""
+        self.values = _without(self.values, self.labels, model)
 
 
 class Histogram:
@@ -71,6 +94,10 @@ class Histograms:
         self.labels = tuple(labels)
         self.bounds = tuple(bounds)
         self.children: dict[Labels, Histogram] = {}
+
+    def forget(self, model: str) -> None:
+        """Drop every series of that model."""
+        self.children = _without(self.children, self.labels, model)
 
     def of(self, *labels: str) -> Histogram:
         """The histogram of these label values. Keep it where speed matters."""

@@ -7,6 +7,7 @@ called for every request and do no more than a few look-ups.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,6 +20,7 @@ from llmux.messages import (
     Hook,
     ModelDied,
     ModelLeftAwake,
+    ModelRemoved,
     ModelState,
     Outcome,
     PolicyFault,
@@ -62,7 +64,7 @@ class Telemetry:
         limits: Iterable[str] = (),
         usage: Callable[[], Usage] = Usage,
     ) -> None:
-        self._models = frozenset(models)
+        self._models = set(models)
         self._request_timeout_secs = request_timeout_secs
         self._usage = usage
         self._metrics = Metrics(sorted(self._models))
@@ -72,6 +74,7 @@ class Telemetry:
         self._waits = {model: self._metrics.queue_wait_seconds.of(model) for model in self._models}
         self._lost: set[str] = set()
         self._held: set[tuple[str, Hook]] = set()
+        self.config_taken()
         self._facts: dict[type, Callable[[Any], None]] = {
             Reject: self._rejected,
             AbortRequests: self._requests_aborted,
@@ -83,8 +86,34 @@ class Telemetry:
             ModelLeftAwake: self._left_awake,
             SleepFailed: self._sleep_failed,
             ModelDied: self._model_died,
+            ModelRemoved: self._model_removed,
             PolicyFault: self._policy_fault,
         }
+
+    # --- what the configuration says -----------------------------------------------------------------------------
+
+    def reconfigure(self, models: Iterable[str], *, request_timeout_secs: float | None) -> None:
+        """There are these models now. The series of those that are no more go once the driver says that they are
+        gone; a model's that is new begin."""
+        self._request_timeout_secs = request_timeout_secs
+        for model in sorted(set(models) - self._models):
+            self._models.add(model)
+            self._metrics.add(model)
+            self._waits[model] = self._metrics.queue_wait_seconds.of(model)
+
+    def config_taken(self) -> None:
+        """A configuration without a fault is in use."""
+        self._metrics.reload_good.put(1)
+        self._metrics.reloaded_at.put(time.time())
+
+    def config_refused(self) -> None:
+        """The configuration could not be read again; the old one is in use."""
+        self._metrics.reload_good.put(0)
+
+    def costs_known(self, pairs: Iterable[tuple[str | None, str, float]]) -> None:
+        """What pairs of models cost to switch, in seconds, is known from an earlier run."""
+        for from_model, to_model, seconds in pairs:
+            self._metrics.switch_cost.put(seconds, from_model or IDLE, to_model)
 
     # --- what the gateway tells ----------------------------------------------------------------------------------
 
@@ -250,6 +279,15 @@ class Telemetry:
     def _model_died(self, effect: ModelDied) -> None:
         self._metrics.deaths.increase(effect.model)
         log.error("model_died", model=effect.model, error=effect.detail)
+
+    def _model_removed(self, effect: ModelRemoved) -> None:
+        self._models.discard(effect.model)
+        self._lost.discard(effect.model)
+        self._waits.pop(effect.model, None)
+        for key in [key for key in self._durations if key[0] == effect.model]:
+            del self._durations[key]
+        self._metrics.forget(effect.model)
+        log.info("model_removed", model=effect.model)
 
     def _policy_fault(self, effect: PolicyFault) -> None:
         self._metrics.policy_faults.increase()

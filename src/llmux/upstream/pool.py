@@ -62,6 +62,11 @@ class Pool:
         """How many connections there are, idle or not, those being closed included."""
         return len(self._open)
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a connection, or one being made."""
+        return bool(self._open or self._attempts)
+
     def take(self, now: float) -> UpstreamConnection | None:
         """An idle connection, no longer idle, or None."""
         while self._idle:

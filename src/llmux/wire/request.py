@@ -120,9 +120,13 @@ class RequestReader(HeadReader):
     )
 
     def __init__(self, *, max_head_bytes: int, max_body_bytes: int) -> None:
+        self.set_limits(max_head_bytes=max_head_bytes, max_body_bytes=max_body_bytes)
+        self.reset()
+
+    def set_limits(self, *, max_head_bytes: int, max_body_bytes: int) -> None:
+        """What a head and a body may have at most, in bytes."""
         self._max_head = max_head_bytes
         self._max_body = max_body_bytes
-        self.reset()
 
     def reset(self) -> None:
         """Forget the current request and get ready for the next one."""

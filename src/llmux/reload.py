@@ -1,0 +1,144 @@
+"""Reads the configuration file again: when told to, and when it changes.
+
+Touches the file and its folder, and the application through `App.reload`. A file that cannot be used changes nothing;
+the log has all its faults, and the metrics say that there are some. Nothing here may end llmux.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from llmux import logs
+from llmux.app import App
+from llmux.config import Config
+from llmux.errors import ConfigError
+
+LOOK_MS = 5000
+"""The file is looked at this often, in milliseconds, whatever the system tells of changes: it tells of none on network
+file systems."""
+
+SETTLE_MS = 200
+"""How long a file that changes again and again is waited for, in milliseconds."""
+
+RETRY_SECS = 1.0
+
+log = logs.get_logger("llmux.reload")
+
+
+class Reloader:
+    """Keeps an application at what its file says.
+
+    Args:
+        app: was made from the file at `path`.
+        overrides: keys that the command line has set, whatever the file says.
+        port: that llmux listens on.
+    """
+
+    def __init__(self, app: App, path: Path, *, overrides: Mapping[str, Any] | None = None, port: int = 0) -> None:
+        self._app = app
+        self._path = path
+        self._overrides = dict(overrides or {})
+        self._port = port
+        self._one_at_a_time = asyncio.Lock()
+        self._seen: bytes | None = None
+
+    async def reload(self, cause: str) -> bool:
+        """Read the file and go on with what it says; returns whether it could be used. `cause` is for the log."""
+        async with self._one_at_a_time:
+            self._seen = await asyncio.to_thread(_digest, self._path)
+            try:
+                config = await asyncio.to_thread(Config.from_file, self._path)
+                config = config.model_copy(update=self._overrides)
+                changes = await self._app.reload(config)
+            except ConfigError as error:
+                self._refuse(cause, str(error).splitlines())
+                return False
+            except Exception as error:  # a policy that cannot be made, or a bug: serving goes on as it was
+                self._refuse(cause, [f"{type(error).__name__}: {error}"])
+                return False
+            for warning in [*config.warnings, *config.port_warnings(self._port)]:
+                log.warning("config_warning", message=warning)
+            log.info(
+                "config_reloaded",
+                cause=cause,
+                path=str(self._path),
+                added=", ".join(changes.added),
+                removed=", ".join(changes.removed),
+                changed=", ".join(changes.changed),
+            )
+            if changes.at_start:
+                log.warning("config_needs_restart", keys=", ".join(changes.at_start))
+            return True
+
+    def _refuse(self, cause: str, problems: Sequence[str]) -> None:
+        self._app.reload_refused()
+        log.error("config_reload_failed", cause=cause, path=str(self._path), problems=list(problems))
+
+    async def watch(self) -> None:
+        """Reload whenever the file's content changes: written anew, replaced, or behind another symbolic link, as in a
+        mounted Kubernetes ConfigMap. Never returns."""
+        if self._seen is None:
+            self._seen = await asyncio.to_thread(_digest, self._path)
+        awatch = await asyncio.to_thread(_awatch)
+        while True:
+            folders = await asyncio.to_thread(_folders, self._path)
+            try:
+                # The folders, since a file that is replaced is another file.
+                changes = awatch(
+                    *folders,
+                    watch_filter=None,
+                    recursive=False,
+                    debounce=SETTLE_MS,
+                    rust_timeout=LOOK_MS,
+                    yield_on_timeout=True,
+                )
+                async with aclosing(changes):
+                    async for _ in changes:
+                        await self._look()
+                        if await asyncio.to_thread(_folders, self._path) != folders:
+                            break
+            except OSError as error:  # a folder is gone, or the system watches too many already
+                log.warning("config_watch_failing", path=str(self._path), error=error.strerror or str(error))
+                await self._look()
+                await asyncio.sleep(RETRY_SECS)
+
+    async def _look(self) -> None:
+        digest = await asyncio.to_thread(_digest, self._path)
+        if digest is not None and digest != self._seen:
+            await self.reload("the file changed")
+
+
+def _awatch() -> Any:
+    """Imported when first needed: most llmuxes watch nothing."""
+    from watchfiles import awatch
+
+    return awatch
+
+
+def _digest(path: Path) -> bytes | None:
+    """Of the file's content; None while there is none, as in the middle of its being replaced."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return None
+
+
+def _folders(path: Path) -> list[str]:
+    """Every folder in which a change can give the file another content: its own, and those on the way from one symbolic
+    link to the next."""
+    folders: dict[str, None] = {}
+    for _ in range(40):  # as many as Linux follows
+        folders[str(path.parent)] = None
+        folders[os.path.realpath(path.parent)] = None
+        try:
+            target = os.readlink(path)
+        except OSError:
+            break
+        path = path.parent / target
+    return [folder for folder in folders if os.path.isdir(folder)]

@@ -1,0 +1,125 @@
+"""What llmux has learned, kept in a folder so that it survives a restart: for now what switches cost.
+
+Touches that folder only. Blocks, so call it in a thread while the loop runs. Nothing here may stop llmux: a file that
+cannot be read is put aside, one that cannot be written is tried again the next time, and both are said in the log.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from llmux import logs
+from llmux.costs import Learned
+from llmux.version import version
+
+FILE = "costs.json"
+FORMAT = 1
+"""The version of the file's format that this llmux writes, and the only one that it reads."""
+
+ASIDE = ".unreadable"
+"""What is put behind the name of a file that cannot be used. There is one at most: the last one."""
+
+MAX_BYTES = 16 * 2**20
+
+log = logs.get_logger("llmux.state")
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True):
+    """`saved` is in seconds since 1970."""
+
+    format: int = msgspec.field(name="llmux_state", default=FORMAT)
+    version: str
+    saved: float
+    costs: Learned
+
+
+class CostStore:
+    """The costs of one llmux. Two of them must not use the same folder: the last to write wins.
+
+    Args:
+        folder: made when it is first written to, if it is not there; others than its owner cannot look into it then.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._saved: Learned | None = None
+        self._failing = False
+        self._one_at_a_time = threading.Lock()
+
+    def load(self, models: frozenset[str]) -> Learned:
+        """What was learned about `models`; nothing if there is no file, or none that can be used."""
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+            if len(raw) > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES} bytes")
+            found = msgspec.json.decode(raw, type=_File)
+            if found.format != FORMAT:
+                raise ValueError(f"its format is {found.format}, and this llmux knows {FORMAT}")
+        except FileNotFoundError:
+            log.info("state_loaded", path=str(self.path), pairs=0)
+            return Learned()
+        except OSError as error:
+            log.warning("state_unreadable", path=str(self.path), error=error.strerror or str(error), aside="")
+            return Learned()
+        except (ValueError, RecursionError) as error:
+            log.warning("state_unreadable", path=str(self.path), error=str(error), aside=self._put_aside())
+            return Learned()
+        learned = found.costs.only(models)
+        log.info("state_loaded", path=str(self.path), pairs=len(learned.pairs))
+        return learned
+
+    def save(self, learned: Learned) -> None:
+        """Write `learned`, all or nothing, unless it is what was written last. May be called from any thread."""
+        with self._one_at_a_time:
+            self._save(learned)
+
+    def _save(self, learned: Learned) -> None:
+        if learned == self._saved:
+            return
+        content = _File(version=version(), saved=time.time(), costs=learned)
+        try:
+            self._write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+        except OSError as error:
+            if not self._failing:
+                self._failing = True
+                log.warning("state_not_saved", path=str(self.path), error=error.strerror or str(error))
+            return
+        self._failing = False
+        self._saved = learned
+
+    def _write(self, content: bytes) -> None:
+        folder = self.path.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{FILE}.", dir=folder)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, self.path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+        directory = os.open(folder, os.O_RDONLY)  # else a loss of power may undo the renaming
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _put_aside(self) -> str:
+        """Where the file is now, empty if it could not be moved."""
+        aside = self.path.with_name(self.path.name + ASIDE)
+        try:
+            os.replace(self.path, aside)
+        except OSError:
+            return ""
+        return str(aside)

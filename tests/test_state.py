@@ -1,0 +1,128 @@
+"""What survives a restart: written whole or not at all, and read with suspicion."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from llmux.costs import Learned, SwitchCostTracker
+from llmux.state import ASIDE, FILE, MAX_BYTES, CostStore
+
+MODELS = frozenset("ab")
+
+
+def learned() -> Learned:
+    costs = SwitchCostTracker()
+    costs.record(None, "a", 4.0)
+    costs.record("a", "b", 6.0)
+    costs.record_sleep("a", 1.0)
+    costs.record_wake("b", 5.0)
+    costs.record_drain("a", 0.5)
+    return costs.learned()
+
+
+def test_what_was_saved_is_learned_again(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "yet" / "there"
+    CostStore(folder).save(learned())
+    assert CostStore(folder).load(MODELS) == learned()
+    again = SwitchCostTracker(learned=learned())
+    assert (again.estimate(None, "a"), again.estimate("a", "b")) == (4.0, 6.0)
+    assert again.expected("b", "a") == SwitchCostTracker(learned=learned()).expected("b", "a")
+    assert again.record("a", "b", 16.0) == pytest.approx(0.3 * 16 + 0.7 * 6)
+    assert [path.name for path in folder.iterdir()] == [FILE]
+    assert (folder / FILE).stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_models_that_are_no_more_are_left_out(tmp_path: Path) -> None:
+    CostStore(tmp_path).save(learned())
+    known = CostStore(tmp_path).load(frozenset("a"))
+    assert known == Learned([(None, "a", 4.0)], {"a": 1.0}, {}, {"a": 0.5})
+
+
+def test_nothing_is_there_the_first_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    assert CostStore(tmp_path).load(MODELS) == Learned()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b'{"llmux_state": 2, "version": "9", "saved": 0, "costs": {}}',
+        b'{"llmux_state": 1, "version": "3", "saved": 0, "costs": {"sleeps": {"a": "soon"}}}',
+        b'{"llmux_state": 1, "version": "3", "saved": 0, "costs": {"pairs": [["a", "b"]]}}',
+        b"[" * 100_000,
+        b" " * (MAX_BYTES + 1),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_put_aside(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    (tmp_path / FILE).write_bytes(content)
+    store = CostStore(tmp_path)
+    assert store.load(MODELS) == Learned()
+    assert (tmp_path / (FILE + ASIDE)).read_bytes() == content
+    assert len(caplog.records) == 1
+    store.save(learned())
+    assert CostStore(tmp_path).load(MODELS) == learned()
+
+
+def test_times_that_nothing_can_have_taken_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(
+        json.dumps(
+            {
+                "llmux_state": 1,
+                "version": "3",
+                "saved": 0.0,
+                "costs": {"pairs": [["a", "b", -1.0], ["b", "a", 1.0]], "sleeps": {"a": -2.0, "b": 3.0}},
+            }
+        )
+    )
+    assert CostStore(tmp_path).load(MODELS) == Learned([("b", "a", 1.0)], {"b": 3.0})
+
+
+def test_nothing_is_written_where_nothing_is_new(tmp_path: Path) -> None:
+    store = CostStore(tmp_path)
+    store.save(learned())
+    before = (tmp_path / FILE).stat().st_ino
+    store.save(learned())
+    assert (tmp_path / FILE).stat().st_ino == before
+
+
+def test_a_folder_that_cannot_be_written_is_said_once_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    blocked = tmp_path / "file"
+    blocked.touch()
+    store = CostStore(blocked)
+    store.save(learned())
+    store.save(learned())
+    assert len(caplog.records) == 1
+    blocked.unlink()
+    store.save(learned())
+    assert CostStore(blocked).load(MODELS) == learned()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CostStore(tmp_path)
+    store.save(learned())
+    before = (tmp_path / FILE).read_bytes()
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    store.save(Learned())
+    assert (tmp_path / FILE).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
