@@ -20,6 +20,8 @@ pytestmark = pytest.mark.fault(56)
 
 #: Where the wall clock is read, and that is only written down for people: module to the function's name.
 STAMPS = {
+    ("control/admin/handlers.py", "__init__"),  # when llmux started
+    ("control/admin/handlers.py", "_state"),  # when it was asked
     ("control/app.py", "__init__"),  # `created` of the list of models
     ("eventlog/recorder.py", "__init__"),  # when the run began
     ("state.py", "_save"),  # when it was saved

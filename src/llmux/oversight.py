@@ -30,6 +30,13 @@ class NothingToReloadError(LlmuxError):
         super().__init__("llmux was started without a configuration file, so there is none to read again")
 
 
+class ReloadRefusedError(LlmuxError):
+    """The configuration file cannot be used; nothing was changed."""
+
+    status: ClassVar[int] = 422
+    code: ClassVar[str] = "reload_refused"
+
+
 class Sinks:
     """Tells metrics and log, and the history, what happened."""
 
@@ -69,7 +76,7 @@ class Oversight:
 
     Args:
         config: called for what the configuration says now.
-        reload: reads the configuration file again; None where there is none.
+        reload: reads the configuration file again, and gives what is wrong with it; None where there is no file.
     """
 
     def __init__(
@@ -77,7 +84,7 @@ class Oversight:
         config: Callable[[], Config],
         driver: Driver,
         history: History,
-        reload: Callable[[], Awaitable[None]] | None = None,
+        reload: Callable[[], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
         self.history = history
         self.reloader = reload
@@ -150,4 +157,6 @@ class Oversight:
     async def reload(self) -> None:
         if self.reloader is None:
             raise NothingToReloadError
-        await self.reloader()
+        problems = await self.reloader()
+        if problems:
+            raise ReloadRefusedError("; ".join(line.strip() for line in problems))

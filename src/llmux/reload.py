@@ -47,6 +47,8 @@ class Reloader:
         self._port = port
         self._one_at_a_time = asyncio.Lock()
         self._seen: bytes | None = None
+        self.problems: tuple[str, ...] = ()
+        """What is wrong with the file, as it was when it was last read."""
 
     async def reload(self, cause: str) -> bool:
         """Read the file and go on with what it says; returns whether it could be used. `cause` is for the log."""
@@ -64,6 +66,7 @@ class Reloader:
                 return False
             for warning in [*config.warnings, *config.port_warnings(self._port)]:
                 log.warning("config_warning", message=warning)
+            self.problems = ()
             log.info(
                 "config_reloaded",
                 cause=cause,
@@ -78,6 +81,7 @@ class Reloader:
 
     def _refuse(self, cause: str, problems: Sequence[str]) -> None:
         self._app.reload_refused()
+        self.problems = tuple(problems)
         log.error("config_reload_failed", cause=cause, path=str(self._path), problems=list(problems))
 
     async def watch(self) -> None:

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -164,6 +165,7 @@ async def _serve(
         if config.path is not None:
             reloader = Reloader(app, config.path, overrides=overrides, port=listening_port)
             await stack.enter_async_context(_while_serving(_reload_on(hangup, reloader)))
+            app.oversight.reloader = partial(_reload_by_order, reloader)
             if watch:
                 await stack.enter_async_context(_while_serving(reloader.watch()))
 
@@ -192,6 +194,11 @@ async def _reload_on(hangup: asyncio.Event, reloader: Reloader) -> None:
         await hangup.wait()
         hangup.clear()
         await reloader.reload("SIGHUP")
+
+
+async def _reload_by_order(reloader: Reloader) -> Sequence[str]:
+    await reloader.reload("an operator's order")
+    return reloader.problems
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ def test_everything() -> None:
     old = Config(models={"a": model(), "b.c": model(), "gone": model()}, port=3000, event_log="x")
     new = Config(
         models={"new": model(), "b.c": model(wake="other", aliases=["x"]), "a": model()},
-        policy=PolicyConfig(name="break-even", patience=2.0),
+        policy=PolicyConfig(name="priority", ageing_secs=9.0),
         max_queue=7,
         port=4000,
         state_dir="s",
@@ -31,7 +31,7 @@ def test_everything() -> None:
     assert found.changed == (
         "max_queue",
         "policy.name",
-        "policy.patience",
+        "policy.ageing_secs",
         'models."b.c".wake',
         'models."b.c".aliases',
     )

@@ -141,7 +141,7 @@ async def test_a_reload_amid_a_switch_keeps_those_who_wait_and_their_hooks(tmp_p
             await server.wait_for("hook_completed", 2)  # wake a, sleep a
             changed = b | {"wake": noting(journal, f"echo new >> {journal}")}
             told = await reload(
-                server, path, {"a": a, "b": changed}, policy={"name": "break-even"}, event_log="events.jsonl"
+                server, path, {"a": a, "b": changed}, policy={"name": "round-robin"}, event_log="events.jsonl"
             )
             assert told["changed"] == "policy.name, models.b.wake"
             assert not any(task.done() for task in waiting)
@@ -155,7 +155,7 @@ async def test_a_reload_amid_a_switch_keeps_those_who_wait_and_their_hooks(tmp_p
         checked = await asyncio.to_thread(run, "replay", "--check", str(tmp_path / "events.jsonl"))
         assert checked.returncode == 0, checked.stdout + checked.stderr
         told_story = await asyncio.to_thread(run, "replay", str(tmp_path / "events.jsonl"))
-        assert "the configuration changes: models a, b, policy break-even" in told_story.stdout
+        assert "the configuration changes: models a, b, policy round-robin" in told_story.stdout
 
 
 async def test_an_awake_model_is_asked_where_it_was_woken_until_it_is_woken_anew(tmp_path: Path) -> None:
@@ -287,3 +287,20 @@ async def test_what_switches_cost_survives_a_restart(tmp_path: Path) -> None:
             told = server.events("state_unreadable")[0]
             assert told["aside"] == str(state / "costs.json.unreadable")
             assert (await ask(client, "a")).status_code == 200
+
+
+async def test_an_operator_may_order_it(tmp_path: Path) -> None:
+    journal, path = tmp_path / "journal", tmp_path / "config.json"
+    async with (
+        SimulatedBackend(["a", "b"]).serving() as (_, port),
+        serving(path, {"a": model(port, journal)}) as server,
+        client_of(server) as client,
+    ):
+        path.write_text(json.dumps({"models": {"a": model(port, journal), "b": model(port, journal)}}))
+        assert (await client.post("/admin/v1/reload")).json()["done"] is True
+        assert (await ask(client, "b")).status_code == 200
+        path.write_text(json.dumps({"models": {"a": {"port": "none"}}}))
+        refused = await client.post("/admin/v1/reload")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "reload_refused")
+        assert "models.a.port" in refused.json()["error"]["message"]
+        assert (await ask(client, "b")).status_code == 200
