@@ -71,10 +71,17 @@ class Machine:
     """Models whose wake hook was ever run, so that llmux knows that they may hold memory."""
     runs: dict[int, Run] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
+    specs: dict[str, ModelSpec] = field(default_factory=dict)
     killed: bool = False
 
     def spec(self, model: str) -> ModelSpec:
-        return next(spec for spec in self.settings.models if spec.name == model)
+        """Also of models that have left the configuration: they may still be put to sleep."""
+        self.specs.update((spec.name, spec) for spec in self.settings.models)
+        return self.specs[model]
+
+    def _free_late(self, model: str) -> None:
+        if model not in self.up and not any(run.model == model and run.hook is Hook.WAKE for run in self.runs.values()):
+            self.held.pop(model, None)
 
     # --- memory and backends -------------------------------------------------------------------------------------
 
@@ -143,12 +150,14 @@ class Machine:
             duration, outcome = self._wake(model, variables["LLMUX_DEVICES"], goes_wrong)
         elif hook is Hook.SLEEP:
             duration, outcome = self._sleep(model, goes_wrong)
+        elif hook is Hook.VERIFY:
+            duration, outcome = self._verify(model, goes_wrong)
         else:
             duration, outcome = self._alive(model, goes_wrong)
         code = {Outcome.OK: 0, Outcome.FAILED: 1}.get(outcome)
         if timeout is not None and duration > timeout:
             duration, outcome, code = timeout + self.random.uniform(0.0, 5.0), Outcome.TIMEOUT, None
-        if hook is Hook.ALIVE and outcome is Outcome.ERROR:
+        if hook in (Hook.ALIVE, Hook.VERIFY) and outcome is Outcome.ERROR:
             outcome, code = Outcome.FAILED, 127
         if duration == NEVER:  # it has no deadline, and it hangs
             duration = 3600.0
@@ -224,6 +233,41 @@ class Machine:
             return duration, Outcome.FAILED
         return duration, truth
 
+    def _verify(self, model: str, goes_wrong: bool) -> tuple[float, Outcome]:
+        if goes_wrong and self.random.random() < 0.3:
+            self._fault("verify hook hangs", model)
+            return NEVER, Outcome.OK
+        return self.random.uniform(0.01, 0.2), Outcome.FAILED if model in self.held else Outcome.OK
+
+    # --- what `llmux.ports.Backends` offers ----------------------------------------------------------------------
+
+    def close_backend(self, model: str) -> None:
+        """There are no connections here."""
+
+    def waking(self, model: str) -> None:
+        """Nor addresses."""
+
+    def removed(self, model: str) -> None:
+        """Nor pools."""
+
+    def send_canary(
+        self, model: str, timeout: float | None, ended: Callable[[Outcome, float, str], None]
+    ) -> Callable[[], None]:
+        """Answered if the backend is up; now and then, it is up and answers nothing well."""
+        duration = self.random.uniform(0.05, 1.0)
+        outcome = Outcome.OK if model in self.up else Outcome.FAILED
+        if outcome is Outcome.OK and self.random.random() < self.trouble / 2:
+            self._fault("canary dies", model)
+            outcome = Outcome.FAILED
+        handle = self.loop.call_later(duration, ended, outcome, duration, f"canary {outcome}")
+
+        def cancel() -> None:
+            if not handle.cancelled() and handle.when() > self.loop.time():
+                handle.cancel()
+                self.loop.call_soon(ended, Outcome.CANCELLED, 0.0, "cancelled")
+
+        return cancel
+
     def _end(self, run_id: int, outcome: Outcome, code: int | None) -> None:
         run = self.runs.pop(run_id)
         model = run.model
@@ -234,8 +278,12 @@ class Machine:
             elif outcome is not Outcome.ERROR and model not in self.up and self.random.random() < 0.5:
                 self.held.pop(model, None)  # the other half leaves its memory to be cleaned up
         elif run.hook is Hook.SLEEP and outcome is Outcome.OK:
-            self.held.pop(model, None)
             self.up.discard(model)
             self.crashed.discard(model)
+            if self.spec(model).verify and self.random.random() < self.trouble:  # else a sleep hook's word counts
+                self._fault("memory comes free late", model)
+                self.loop.call_later(self.random.uniform(0.0, 90.0), self._free_late, model)
+            else:
+                self.held.pop(model, None)
         duration = self.loop.time() - run.began
         run.on_end(run_id, HookResult(outcome, duration, code, detail=f"{run.hook} {outcome}"))

@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llmux.core import IMPLICIT_DEVICE, Core, CoreEvent, CoreSettings, ModelSpec
+import msgspec
+
+from llmux.core import IMPLICIT_DEVICE, Core, CoreEvent, CoreSettings, ModelSpec, PolicyNote
 from llmux.core.invariants import violations
 from llmux.driver import Driver
 from llmux.errors import LlmuxError
@@ -84,6 +86,14 @@ def settings_of(rng: random.Random) -> CoreSettings:
                 sleep_timeout=rng.choice([10.0, 30.0]),
                 alive_timeout=5.0,
                 drain_timeout=rng.choice([0.0, 5.0, 30.0]),
+                verify=rng.random() < 0.3,
+                verify_timeout=rng.choice([5.0, 60.0]),
+                canary=rng.random() < 0.3,
+                canary_timeout=10.0,
+                doubt_after=rng.choice([None, None, 3]),
+                max_in_flight=rng.choice([None, None, None, 1, 8]),
+                max_queue=rng.choice([None, None, 20]),
+                pinned=False,
             )
             for name in names
         ),
@@ -131,6 +141,7 @@ class World:
             sink=_Silent(),
             clock=loop.time,
         )
+        self._driver.backends = self._machine
         self._driver.subscribe(self._watch)
         rate = rng.choice([0.05, 0.5, 3.0])
         self._people = People(
@@ -164,7 +175,12 @@ class World:
         self._driver.start()
         troubles = [
             self._loop.create_task(one)
-            for one in (people.keep_coming(), people.keep_ordering(rng.choice([10.0, 60.0])), self._crashes())
+            for one in (
+                people.keep_coming(),
+                people.keep_ordering(rng.choice([10.0, 60.0])),
+                self._crashes(),
+                self._reloads(rng.choice([30.0, 300.0])),
+            )
         ]
         await asyncio.sleep(rng.choice([60.0, 300.0, 900.0]))
         self.verdict.hours = self._loop.time() / 3600
@@ -190,6 +206,32 @@ class World:
         while True:
             await asyncio.sleep(self._random.expovariate(self._machine.trouble / 2))
             self._machine.crash(self._random.choice(list(self._machine.natures)))
+
+    async def _reloads(self, every: float) -> None:
+        """The configuration changes: deadlines, limits and the policy, and one model leaves or comes back."""
+        all_models = self._machine.settings.models
+        rng = self._random
+        while True:
+            await asyncio.sleep(rng.expovariate(1 / every))
+            models = all_models
+            if len(models) > 1 and rng.random() < 0.5:
+                gone = rng.choice(models)
+                models = tuple(spec for spec in models if spec is not gone)
+            settings = msgspec.structs.replace(
+                self._machine.settings,
+                models=models,
+                request_timeout=rng.choice([None, 5.0, 30.0]),
+                min_active=rng.choice([0.0, 3.0]),
+                alive_interval=rng.choice([0.0, 5.0]),
+            )
+            self._note(f"the configuration changes: {[spec.name for spec in models]}")
+            self._machine.faults["reload"] += 1
+            self._machine.spec(all_models[0].name)  # those that leave are remembered
+            self._machine.settings = settings
+            policy = PolicyNote(rng.choice(POLICIES)) if rng.random() < 0.5 else None
+            names = [spec.name for spec in models]
+            scripts = {(name, hook): HookSpec("") for name in names for hook in Hook}
+            self._driver.reconfigure(settings, policy, scripts=scripts, ports={}, aliases={})
 
     async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -233,7 +275,7 @@ class World:
         await asyncio.sleep(0)
         if people.orders:
             self._broken(f"{len(people.orders)} orders were never answered")
-        people.come("a")
+        people.come(self._machine.settings.models[0].name)
         if people.present:
             self._broken("a request that came after the end is not refused")
         self._driver.close()

@@ -272,6 +272,7 @@ class Health:
     def _sleep_again(self, model: Model, now: float) -> None:
         model.kept_if_alive = False
         self._ledger.step(model, Step.SLEEP, now)
+        self._ledger.abort_all(model, f"{model.name} has to be put to sleep")
         self._ledger.run_hook(model, Hook.SLEEP, Purpose.SLEEP)
 
     def found_again(self, model: Model, step: Step, now: float) -> None:

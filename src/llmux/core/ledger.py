@@ -15,6 +15,7 @@ from llmux.core.lifecycle import Step, after
 from llmux.core.settings import CoreSettings, ModelSpec, Placement
 from llmux.costs import SwitchCostTracker
 from llmux.messages import (
+    AbortRequests,
     CancelHook,
     CancelTimer,
     Effect,
@@ -319,6 +320,12 @@ class Ledger:
         if not model.waiters:
             model.arrived_sum = 0.0  # so that rounding errors do not add up
             del self.waiting_models[model.name]
+
+    def abort_all(self, model: Model, reason: str) -> None:
+        """Cut off what `model` still serves. A backend that is put to sleep under requests may die of it; those of a
+        model that was taken for dead, and is not, are the only ones that a sleep hook without a drain can meet."""
+        if model.granted:
+            self.out.append(AbortRequests(model.name, tuple(model.granted), reason))
 
     def release(self, model: Model, now: float) -> None:
         """Grant what waits for `model`, which is awake, oldest first: all of it, or as much as there is room for.

@@ -161,9 +161,8 @@ class Switching:
         if result.outcome is not Outcome.OK:
             self._sleep_failed(model, f"sleep hook of {model.name} {describe(result)}", result, now)
             return
-        if model.granted:  # only without draining: whatever the sleep did not end is cut now
-            reason = f"{model.name} was put to sleep"
-            self._ledger.out.append(AbortRequests(model.name, tuple(model.granted), reason))
+        # Only without draining are there any: whatever the sleep did not end is cut now.
+        self._ledger.abort_all(model, f"{model.name} was put to sleep")
         model.sleep_seconds = result.duration
         if model.spec.verify:
             self._verifying.begin(model, now)
@@ -281,7 +280,7 @@ class Switching:
             self._ended(switch, result, now, detail=switch.failed or switch.unproven or switch.void)
             return
         for victim in switch.victims:
-            if victim is not target:
+            if victim is not target and victim.switch is switch:  # it may be the target of another one by now
                 victim.switch = None
         target.placement = switch.placement
         target.placed = True
@@ -350,6 +349,7 @@ class Switching:
         model.sleep_attempt = 0
         self._ledger.out.append(CloseBackend(model.name))
         self._ledger.step(model, step, now)
+        self._ledger.abort_all(model, f"{model.name} has to be put to sleep")
         self._ledger.run_hook(model, Hook.SLEEP, Purpose.SLEEP)
 
     def _wake_failed(self, model: Model, switch: Switch, why: str, result: HookEnded, now: float) -> None:
