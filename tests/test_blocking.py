@@ -9,7 +9,7 @@ from blockbuster import BlockingError
 
 from llmux import Config
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.fault(72)]
 
 
 async def test_a_blocking_call_of_llmux_on_the_loop_raises(tmp_path: Path) -> None:

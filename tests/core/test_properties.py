@@ -260,6 +260,7 @@ def test_reloads_at_any_moment_keep_the_invariants_and_settle() -> None:
     HistoryOfReloads.TestCase("runTest").runTest()
 
 
+@pytest.mark.fault(25, 46, 50, 51)
 @pytest.mark.parametrize("machine", [History, HistoryOnTwoDevices])
 def test_every_history_keeps_the_invariants_and_settles(machine: type[History]) -> None:
     machine.TestCase.settings = BUDGET

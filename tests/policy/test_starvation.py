@@ -16,6 +16,8 @@ from llmux.core import CoreSettings, ModelSpec
 from llmux.policy import BreakEvenPolicy, DrainFirstPolicy, FifoPolicy, PriorityPolicy, RoundRobinPolicy, SwitchPolicy
 from llmux.sim import Arrival, BackendModel, HookTimes, simulate
 
+pytestmark = pytest.mark.fault(48)
+
 WORKLOADS = int(os.environ.get("LLMUX_WORKLOADS", "60"))
 PER_TEST = 50
 
