@@ -47,6 +47,5 @@ def _rows(node: ast.AST) -> Iterator[int]:
         if isinstance(call, ast.Call):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             if name == "fault":
-                yield from (
-                    arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, int)
-                )
+                values = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
+                yield from (value for value in values if isinstance(value, int))

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-import llmux.control.app  # noqa: F401  # its error is one of those that clients see
+import llmux.control.app
+import llmux.oversight  # noqa: F401  # the errors of both are among those that clients see
 from llmux.errors import ConfigError, LlmuxError, NotReadyError, SwitchError
 from llmux.messages import ModelState, Refusal
 from llmux.telemetry.metrics import Metrics

@@ -1,4 +1,4 @@
-"""Two models that are asked for in turns: how much of the time switching may take is the policy's, and the operator's."""
+"""Two models that are asked for in turns: policy and operator say how much of the time switching may take."""
 
 from __future__ import annotations
 
