@@ -23,7 +23,7 @@ from llmux.exposure import Exposure, Keeper, expose
 from llmux.gateway import Backend, Gateway, GatewaySettings, Limit, Timeouts, descriptors
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import SCRIPTS, Hook, OnExit
-from llmux.oversight import ClientView, Oversight, Sinks
+from llmux.oversight import ClientView, Oversight, Sinks, devices_of
 from llmux.policy import load_policy
 from llmux.settings import core_settings
 from llmux.snapshot import Usage
@@ -117,7 +117,7 @@ class App:
             limits=Limit,
             usage=self._usage,
         )
-        self._history = History(config.models)
+        self._history = History(config.models, devices=lambda model: devices_of(self._driver, model))
         sinks = Sinks(self._telemetry, self._history)
         self._hooks = HookRunner(
             on_output=sinks.hook_output,

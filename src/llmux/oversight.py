@@ -6,6 +6,7 @@ Reads the core's books and changes nothing in them; orders go through the driver
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import ClassVar
 
 from llmux.config import Config
@@ -55,6 +56,12 @@ class Sinks:
     def hook_output(self, model: str, hook: Hook, line: str) -> None:
         self._history.hook_output(model, hook, line)
         self._telemetry.hook_output(model, hook, line)
+
+
+def devices_of(driver: Driver, model: str) -> tuple[str, ...]:
+    """The devices that `model` holds memory on now."""
+    found = driver.core.ledger.models.get(model)
+    return () if found is None or found.placement is None else tuple(found.placement)
 
 
 class ClientView:
@@ -121,11 +128,11 @@ class Oversight:
             )
         return views
 
-    def requests(self) -> Sequence[RequestView]:
+    def requests(self, limit: int | None = None) -> Sequence[RequestView]:
         now = self._driver.now()
         return [
             RequestView(number, request.model.name, request.granted_at is not None, max(0.0, now - request.arrived))
-            for number, request in sorted(self._driver.core.ledger.requests.items())
+            for number, request in islice(sorted(self._driver.core.ledger.requests.items()), limit)
         ]
 
     def costs(self) -> Sequence[Cost]:

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmux.access import Access, Key
-from llmux.control import admin
+from llmux.control import admin, ui
 from llmux.control.admin import Orders, Sight
 from llmux.control.guard import KEY, Guard
 from llmux.control.view import ControlView
@@ -127,7 +127,8 @@ def build_control(
     orders: Orders | None = None,
 ) -> Starlette:
     """The application. The `created` time of all models is the time of this call. `access` is asked for each request
-    who is let in. Without `sight` and `orders` there is no admin API."""
+    who is let in. Without `sight` and `orders` there is no admin API and no dashboard; with them, the dashboard's files
+    are read, so this must not be called on a loop then."""
     handlers = _Handlers(view, telemetry)
     routes = [
         Route("/metrics", handlers.metrics),
@@ -136,6 +137,7 @@ def build_control(
     ]
     if sight is not None and orders is not None:
         routes += admin.routes(sight, orders)
+        routes += ui.routes()
     for prefix in ("/v1", ""):
         routes.append(Route(f"{prefix}/models", handlers.models))
         routes.append(Route(f"{prefix}/models/{{id:path}}", handlers.model))

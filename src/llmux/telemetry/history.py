@@ -67,12 +67,13 @@ class HookRecord(msgspec.Struct, frozen=True):
 
 
 class StateRecord(msgspec.Struct, frozen=True):
-    """From `at` on the model was in `state`."""
+    """From `at` on the model was in `state`. `devices` are those that it holds memory on."""
 
     model: str
     at: float
     state: ModelState
     cause: str
+    devices: tuple[str, ...] = ()
 
 
 class HookLine(msgspec.Struct, frozen=True):
@@ -118,9 +119,17 @@ class Listener:
 
 
 class History:
-    """The recent past of one application. `clock` tells Unix time in seconds."""
+    """The recent past of one application. `devices` tells where a model holds memory now, `clock` Unix time in
+    seconds."""
 
-    def __init__(self, models: Iterable[str], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        models: Iterable[str],
+        *,
+        devices: Callable[[str], tuple[str, ...]] = lambda model: (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._devices = devices
         self._clock = clock
         self._switches: deque[SwitchRecord] = deque(maxlen=SWITCHES)
         self._open: dict[int, SwitchRecord] = {}
@@ -135,7 +144,7 @@ class History:
         }
         began = clock()
         for model in models:
-            self._states[model] = deque([StateRecord(model, began, ModelState.ASLEEP, "llmux started")], maxlen=CHANGES)
+            self._states[model] = deque([StateRecord(model, began, ModelState.UNCONFIRMED, "llmux started")], maxlen=CHANGES)
 
     # --- what is told ----------------------------------------------------------------------------------------------
 
@@ -168,10 +177,10 @@ class History:
         """The last `limit` switches, the newest first."""
         return list(reversed(self._switches))[:limit]
 
-    def hook_runs(self, model: str | None = None) -> list[HookRecord]:
-        """The last runs of each hook, of one model or of all, the newest first."""
+    def hook_runs(self, model: str | None = None, limit: int | None = None) -> list[HookRecord]:
+        """The last runs of each hook, of one model or of all, the newest first; at most `limit` in all."""
         runs = [run for (name, _), kept in self._hooks.items() if model in (None, name) for run in kept]
-        return sorted(runs, key=lambda run: run.ended, reverse=True)
+        return sorted(runs, key=lambda run: run.ended, reverse=True)[:limit]
 
     def states(self, since: float = 0.0) -> list[StateRecord]:
         """Every change of a model's state since the Unix time `since`, and for each model the state that it was in
@@ -203,10 +212,14 @@ class History:
             listener.put(record)
 
     def _state_changed(self, effect: StateChanged) -> None:
-        record = StateRecord(effect.model, self._clock(), effect.new, effect.cause)
         changes = self._states.get(effect.model)
         if changes is None:
             changes = self._states[effect.model] = deque(maxlen=CHANGES)
+        devices: tuple[str, ...] = ()
+        if effect.new is not ModelState.ASLEEP:
+            # Facts are told a little late: by now it may have given up what it held then.
+            devices = self._devices(effect.model) or (changes[-1].devices if changes else ())
+        record = StateRecord(effect.model, self._clock(), effect.new, effect.cause, devices)
         changes.append(record)
         self._publish(record)
 

@@ -59,21 +59,18 @@ class Handlers:
         return _json(Devices(self._sight.snapshot().devices))
 
     async def requests(self, request: Request) -> Response:
-        return _json(Requests(list(self._sight.requests())))
+        return _json(Requests(list(self._sight.requests(_limit(request)))))
 
     async def costs(self, request: Request) -> Response:
         return _json(Costs(list(self._sight.costs())))
 
     async def switches(self, request: Request) -> Response:
-        limit = _parameter(request, "limit", int)
-        if limit is not None and limit < 1:
-            raise BadRequestError("limit must be at least 1", param="limit")
-        return _json(Switches(self._sight.history.switches(limit or SWITCHES)))
+        return _json(Switches(self._sight.history.switches(_limit(request) or SWITCHES)))
 
     async def hooks(self, request: Request) -> Response:
         model = request.query_params.get("model")
         name = None if model is None else self._find(model).name
-        return _json(HookRuns(self._sight.history.hook_runs(name)))
+        return _json(HookRuns(self._sight.history.hook_runs(name, _limit(request))))
 
     async def timeline(self, request: Request) -> Response:
         return _json(Timeline(self._sight.history.states(_parameter(request, "since", float) or 0.0)))
@@ -179,6 +176,13 @@ def _parameter(request: Request, name: str, kind: type[N]) -> N | None:
     if not math.isfinite(value):
         raise BadRequestError(f"{name} must be finite", param=name)
     return value
+
+
+def _limit(request: Request) -> int | None:
+    limit = _parameter(request, "limit", int)
+    if limit is not None and limit < 1:
+        raise BadRequestError("limit must be at least 1", param="limit")
+    return limit
 
 
 def _json(value: object) -> Response:

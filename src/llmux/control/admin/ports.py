@@ -27,8 +27,8 @@ class Sight(Protocol):
         """All models, in the order of the configuration."""
         ...
 
-    def requests(self) -> Sequence[RequestView]:
-        """All requests that wait or are served, the oldest first."""
+    def requests(self, limit: int | None = None) -> Sequence[RequestView]:
+        """Requests that wait or are served, the oldest first; at most `limit`."""
         ...
 
     def costs(self) -> Sequence[Cost]:

@@ -1,0 +1,107 @@
+// Whether llmux is ready and why not, whether this page still hears of it, and the figures that matter most.
+
+import { $, h, keyed, setText } from "./dom.js";
+import { age, many } from "./format.js";
+import { nextAttempt, reconnect } from "./live.js";
+import { on, sinceStatus, store } from "./store.js";
+
+function readiness() {
+  const box = $("readiness");
+  const { status, connection } = store;
+  if (!status) {
+    if (connection === "refused") box.replaceChildren(h("span", { class: "badge wait", text: "a key is needed" }));
+    return;
+  }
+  const unsure = connection !== "live";
+  const word = status.ready ? "ready" : "not ready";
+  const text = unsure ? `${word} when last heard` : word;
+  const kind = unsure ? "wait" : status.ready ? "good" : "bad";
+  const key = JSON.stringify([text, kind, status.reasons]);
+  if (box.dataset.key !== key) {
+    box.dataset.key = key; // a screen reader should hear changes, not repetitions
+    box.replaceChildren(h("span", { class: `badge ${kind}`, text }));
+    for (const reason of status.reasons) box.append(h("span", { class: "reason", text: reason }));
+  }
+  document.title = unsure ? "? llmux" : status.ready ? "llmux" : "! llmux: not ready";
+}
+
+let retry = null;
+
+function connection() {
+  const line = $("connection");
+  if (store.connection === "live") {
+    const { version, policy } = store.status;
+    setText(line, `live \u00b7 ${version} \u00b7 policy ${policy}`);
+    line.dataset.kind = "live";
+    retry = null;
+  } else if (store.connection === "lost") {
+    const left = Math.max(0, Math.ceil((nextAttempt() - Date.now()) / 1000));
+    if (line.dataset.kind !== "lost" || !retry) {
+      retry = h("span");
+      line.dataset.kind = "lost";
+      line.replaceChildren("connection lost", retry, h("button", { type: "button", text: "Try now", on: { click: reconnect } }));
+    }
+    retry.setAttribute("aria-hidden", "true"); // a countdown is nothing to read out
+    setText(retry, left > 0 ? ` \u00b7 trying again in ${left} s ` : " \u00b7 trying again ");
+  } else {
+    setText(line, store.connection === "refused" ? "not connected" : "connecting");
+    line.dataset.kind = "";
+    retry = null;
+  }
+}
+
+const tile = () => {
+  const name = h("span", { class: "tile-name" });
+  const value = h("span", { class: "tile-value" });
+  const more = h("span", { class: "tile-more" });
+  const node = h("div", { class: "tile" }, name, value, more);
+  return {
+    node,
+    update(item) {
+      setText(name, item.name);
+      setText(value, item.value);
+      setText(more, item.more);
+      node.classList.toggle("some", item.some);
+      node.classList.toggle("text", Boolean(item.text));
+    },
+  };
+};
+
+function tiles() {
+  const { status } = store;
+  if (!status) return [];
+  const sum = (of) => status.models.reduce((total, model) => total + model[of], 0);
+  const inState = (state) => status.models.filter((model) => model.state === state).length;
+  const waiting = sum("waiting");
+  const oldest = status.oldest_waiter_secs;
+  const uncertain = inState("lost") + inState("unconfirmed");
+  const under = status.switches.map((one) => `${one.from ?? "nothing"} \u2192 ${one.to ?? "sleep"}`);
+  const phases = status.switches.map((one) => `${one.phase}, ${age(one.since_secs + sinceStatus())}`);
+  return [
+    {
+      name: "Waiting", value: String(waiting), some: waiting > 0,
+      more: oldest === null ? "nobody" : `the oldest for ${age(oldest + sinceStatus())}`,
+    },
+    { name: "In flight", value: String(sum("in_flight")), more: "requests", some: false },
+    {
+      name: "Awake", value: String(inState("awake")), some: uncertain > 0,
+      more: uncertain ? `of ${status.models.length}; ${uncertain} uncertain` : `of ${many(status.models.length, "model")}`,
+    },
+    {
+      name: "Switching", text: under.length > 0, some: false,
+      value: under.join(", ") || "no", more: phases.join(", ") || `last event ${age(status.last_event_secs + sinceStatus())} ago`,
+    },
+  ];
+}
+
+export function startOverview() {
+  const show = keyed($("overview"), tile);
+  const draw = () => {
+    readiness();
+    connection();
+    show(tiles(), (item) => item.name);
+    document.body.classList.toggle("stale", store.connection !== "live");
+  };
+  on(["status", "connection"], draw);
+  setInterval(draw, 1000);
+}
