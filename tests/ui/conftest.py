@@ -1,4 +1,4 @@
-"""A real llmux with a real backend, as processes, for a real browser. All of it is synchronous: so is the browser's API,
+"""A real llmux with a real backend, as processes, for a real browser. All is synchronous: so is the browser's API,
 and it keeps a loop of its own, which no async test may meet."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,9 @@ DEADLINE = 30.0
 
 MARKUP = '<img src=x onerror="globalThis.pwned=1">'
 """A model's name, and more: if it ever becomes markup, the page has the global."""
+
+ELSEWHERE = "llmux.test"
+"""A public name, which the browser takes to this machine."""
 
 SCRIPT = "<script>globalThis.pwned=1</script>"
 
@@ -107,9 +110,8 @@ def connects(port: int) -> bool:
     return False
 
 
-def until(condition: object, complaint: str) -> None:
+def until(condition: Callable[[], bool], complaint: str) -> None:
     """Wait for what a process of ours must bring about."""
-    assert callable(condition)
     end = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < end, complaint
@@ -124,6 +126,7 @@ def server(backend_port: int, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (folder / "config.yaml").write_text(
         yaml.safe_dump(
             {
+                "allowed_hosts": [ELSEWHERE],
                 "devices": {"gpu0": "24GiB", "gpu1": "24GiB"},
                 "models": {
                     name: {"port": backend_port, "sleep": "true", "alive": "false", **model}
@@ -178,8 +181,9 @@ def browser() -> Iterator[Browser]:
             pytest.fail("there is no chromium, and LLMUX_TEST_BROWSER says that there must be")
         pytest.skip("needs a chromium in the path")
     sandbox = [] if os.geteuid() else ["--no-sandbox"]  # it refuses to run as root with one
+    options = [*sandbox, "--disable-dev-shm-usage", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"]
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=found, args=[*sandbox, "--disable-dev-shm-usage"])
+        yield playwright.chromium.launch(executable_path=found, args=options)
 
 
 @dataclass

@@ -11,13 +11,15 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.ui.conftest import DEADLINE, MARKUP, SCRIPT, Complaints, Llmux
+from tests.ui.conftest import DEADLINE, ELSEWHERE, MARKUP, SCRIPT, Complaints, Llmux
 
 expect.set_options(timeout=DEADLINE * 1000)
 
 
 def row(page: Page, model: str) -> Locator:
-    return page.locator("#models-rows tr").filter(has=page.locator(".name", has_text=re.compile(f"^{re.escape(model)}$")))
+    return page.locator("#models-rows tr").filter(
+        has=page.locator(".name", has_text=re.compile(f"^{re.escape(model)}$"))
+    )
 
 
 def state(page: Page, model: str) -> Locator:
@@ -50,7 +52,9 @@ def test_a_switch_by_button(page: Page) -> None:
     order(page, "good", "switch")
     expect(state(page, "good")).to_have_text("awake")
     expect(page.locator("#notices")).to_contain_text("good is awake")
-    expect(page.locator("#switches-rows tr").first).to_contain_text(re.compile("nothing \u2192 good.*operator.*success"))
+    expect(page.locator("#switches-rows tr").first).to_contain_text(
+        re.compile("nothing \u2192 good.*operator.*success")
+    )
     expect(page.locator("#costs-rows")).to_contain_text("cold start")
     expect(page.locator("#timeline canvas")).to_have_attribute("aria-label", re.compile("gpu0: good awake since"))
     expect(page.locator("#hooks-output li")).to_have_text([re.compile("good wake up"), re.compile("good wake really")])
@@ -153,7 +157,9 @@ def test_markup_stays_text(page: Page, complaints: Complaints) -> None:
 def test_the_browser_would_not_let_markup_in(page: Page, complaints: Complaints) -> None:
     """The second line of defence, should somebody write `innerHTML` after all, or get a script onto the page."""
     complaints.expected += ["Content Security Policy", "TrustedHTML", "TrustedScript"]
-    tried = page.evaluate("() => { try { document.body.innerHTML = '<b>hi</b>'; return 'done' } catch (e) { return e.name } }")
+    tried = page.evaluate(
+        "() => { try { document.body.innerHTML = '<b>hi</b>'; return 'done' } catch (e) { return e.name } }"
+    )
     assert tried == "TypeError"
     page.evaluate(
         "() => { const img = document.createElement('img'); img.setAttribute('src', 'data:,');"
@@ -217,19 +223,18 @@ def test_by_keyboard(page: Page) -> None:
     expect(page.locator("#playground-text")).to_be_focused()
 
 
-def test_an_order_keeps_the_focus(page: Page, llmux: Llmux) -> None:
+def test_updates_keep_the_focus(page: Page, llmux: Llmux) -> None:
     """Rows are updated all the time; who goes through them by keyboard must not lose their place."""
-    row(page, "slow").locator("button[data-order=switch]").focus()
-    page.keyboard.press("Enter")
-    expect(state(page, "slow")).to_have_text("waking")
-    filter_ = page.locator("#models-filter")
-    filter_.fill("s")
-    httpx.post(f"{llmux.url}/admin/v1/models/stuck/switch", timeout=DEADLINE)
-    expect(state(page, "stuck")).to_have_text("awake")
-    expect(filter_).to_be_focused()
-    expect(filter_).to_have_value("s")
-    (llmux.folder / "go").touch()
-    expect(state(page, "slow")).to_have_text("awake")
+    button = row(page, "good").locator("button[data-order=switch]")
+    button.focus()
+    bad = f"{llmux.url}/admin/v1/models/bad/switch"
+    httpx.post(bad, timeout=DEADLINE)
+    expect(page.locator("#switches-rows tr").first).to_contain_text(re.compile("bad.*failure"))
+    expect(button).to_be_focused()
+    page.locator("#models-filter").fill("g")
+    httpx.post(bad, timeout=DEADLINE)
+    expect(page.locator("#models-filter")).to_be_focused()
+    expect(page.locator("#models-filter")).to_have_value("g")
 
 
 def test_it_fits(page: Page) -> None:
@@ -277,7 +282,12 @@ def test_the_timeline_is_drawn(page: Page, llmux: Llmux, complaints: Complaints)
 
 
 def test_it_says_when_it_is_cut_off_and_comes_back(page: Page, llmux: Llmux, complaints: Complaints) -> None:
-    complaints.expected += ["ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE"]
+    complaints.expected += [
+        "ERR_CONNECTION_REFUSED",
+        "ERR_CONNECTION_RESET",
+        "ERR_INCOMPLETE_CHUNKED_ENCODING",
+        "ERR_EMPTY_RESPONSE",
+    ]
     order(page, "good", "switch")
     expect(state(page, "good")).to_have_text("awake")
     llmux.kill()
@@ -341,4 +351,15 @@ def test_keys_are_asked_for_and_kept_in_this_tab(browser: Browser, guarded: Llmu
     other = context.new_page()
     other.goto(f"{guarded.url}/ui/")
     expect(other.locator("#keys-why")).to_be_visible()  # another tab has no key
+    context.close()
+
+
+def test_without_admin_keys_others_are_told_so(browser: Browser, llmux: Llmux) -> None:
+    """As if it were from another machine: under a name that llmux knows, but that need not mean this one."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"http://{ELSEWHERE}:{llmux.port}/ui/")
+    expect(page.locator("#alarm")).to_contain_text("only this machine may use it")
+    expect(page.locator("#keys")).to_be_hidden()  # no key would help
+    expect(page.locator("#connection")).to_have_text("not connected")
     context.close()

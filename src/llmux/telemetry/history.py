@@ -144,7 +144,9 @@ class History:
         }
         began = clock()
         for model in models:
-            self._states[model] = deque([StateRecord(model, began, ModelState.UNCONFIRMED, "llmux started")], maxlen=CHANGES)
+            self._states[model] = deque(
+                [StateRecord(model, began, ModelState.UNCONFIRMED, "llmux started")], maxlen=CHANGES
+            )
 
     # --- what is told ----------------------------------------------------------------------------------------------
 

@@ -48,9 +48,11 @@ export async function stayConnected(refused) {
         store.lastHeard = Date.now() / 1000;
         if (event.event) take(event);
       }
+      store.problem = "";
       become("lost");
     } catch (error) {
       const forbidden = error instanceof Refusal && (error.status === 401 || error.status === 403);
+      store.problem = error instanceof Refusal ? error.message : "";
       become(forbidden ? "refused" : "lost");
       if (forbidden) {
         refused(error);

@@ -42,7 +42,8 @@ function connection() {
       line.replaceChildren("connection lost", retry, h("button", { type: "button", text: "Try now", on: { click: reconnect } }));
     }
     retry.setAttribute("aria-hidden", "true"); // a countdown is nothing to read out
-    setText(retry, left > 0 ? ` \u00b7 trying again in ${left} s ` : " \u00b7 trying again ");
+    const why = store.problem ? ` (${store.problem})` : "";
+    setText(retry, left > 0 ? `${why} \u00b7 trying again in ${left} s ` : `${why} \u00b7 trying again `);
   } else {
     setText(line, store.connection === "refused" ? "not connected" : "connecting");
     line.dataset.kind = "";

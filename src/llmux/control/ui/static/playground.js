@@ -128,7 +128,7 @@ export async function learnModels(anew = false) {
     options(await offeredModels(), (name) => name);
     setText($("playground-status"), "");
   } catch (error) {
-    offered = "";
+    if (!(error instanceof Refusal)) offered = ""; // asked again with the next state; a refusal stays one until the keys change
     setText($("playground-status"), error.status === 401 ? "The models need an API key: see Keys." : problem(error));
   }
 }

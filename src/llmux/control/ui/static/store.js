@@ -15,6 +15,7 @@ export const store = {
   runs: [], // of hooks, the newest first
   /** "connecting", "live", "lost" or "refused". */
   connection: "connecting",
+  problem: "", // why it was lost, if the server said so
   lastHeard: 0,
 };
 
