@@ -76,6 +76,28 @@ def test_an_order_that_fails_says_why(page: Page, complaints: Complaints) -> Non
     expect(notice).to_have_count(0)
 
 
+def test_reloading(page: Page, llmux: Llmux, complaints: Complaints) -> None:
+    complaints.expected.append("422")
+    file = llmux.folder / "config.yaml"
+    as_it_was = file.read_text()
+    reload_ = page.locator("button[data-order=reload]")
+    try:
+        file.write_text(as_it_was + "nonsense: 1\n")
+        reload_.click()
+        page.locator("#confirm-yes").click()
+        expect(page.locator("#notices .notice.bad")).to_contain_text("nonsense")
+        file.write_text(as_it_was.replace("- gpt", "- gpt\n    - renamed"))
+        reload_.click()
+        page.locator("#confirm-yes").click()
+        expect(page.locator("#notices")).to_contain_text("The configuration was read again")
+        expect(row(page, "good")).to_contain_text("also gpt, renamed")
+    finally:
+        file.write_text(as_it_was)
+    reload_.click()
+    page.locator("#confirm-yes").click()
+    expect(row(page, "good").locator(".aside")).to_have_text("also gpt")
+
+
 def test_a_lost_model_and_vouching_for_it(page: Page, complaints: Complaints) -> None:
     complaints.expected.append("503")
     order(page, "stuck", "switch")

@@ -168,12 +168,18 @@ setInterval(() => {
   if (store.connection === "live" && store.requests.length && !document.hidden) askRequests();
 }, REQUESTS_EVERY_MS);
 
-// The stream has the state when a number in it changes. Ages, rates and averages change all the time.
+/** Asks for the whole state. The stream has it when a number in it changes; but ages, rates and averages always do. */
+export function askState() {
+  stateAskedAt = Date.now();
+  quietly(ask("GET", `${PREFIX}/state`).then((status) => store.connection === "live" && setStatus(status)));
+}
+
+let stateAskedAt = 0;
+
 setInterval(() => {
-  if (store.connection === "live" && !document.hidden && Date.now() / 1000 - store.arrived > STATE_EVERY_MS / 1000) {
-    quietly(ask("GET", `${PREFIX}/state`).then((status) => store.connection === "live" && setStatus(status)));
-  }
-}, STATE_EVERY_MS);
+  const last = Math.max(stateAskedAt, store.arrived * 1000);
+  if (store.connection === "live" && !document.hidden && Date.now() - last > STATE_EVERY_MS) askState();
+}, 1000);
 
 on(["connection"], () => {
   if (store.connection !== "live" && store.requests.length) {

@@ -3,6 +3,7 @@
 
 import { ask } from "./api.js";
 import { duration } from "./format.js";
+import { askState } from "./live.js";
 import { confirmed, notice } from "./notices.js";
 import { touch } from "./store.js";
 
@@ -97,5 +98,6 @@ async function carryOut(path, name, doing, did) {
   } finally {
     underWay.delete(name);
     touch("orders");
+    askState();
   }
 }
