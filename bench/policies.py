@@ -357,7 +357,7 @@ def main() -> None:
             study.weighed(arguments.jobs) if online else "",
         )
         (arguments.write / "policies-study.md").write_text(text, encoding="utf-8")
-        by_load = {rule: _by_load(recorded, rule, "fifo-2.4") for rule in wanted if rule != "fifo-2.4"}
+        by_load = {rule: _by_load(recorded, rule, "fifo-2.4") for rule in wanted if rule not in study.NOT_DRAWN}
         study.draw(by_load, arguments.write / "policies-by-load.svg")
 
 
