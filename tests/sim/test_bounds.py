@@ -15,6 +15,7 @@ from llmux.sim import Arrival, BackendModel, HookTimes, poisson, simulate
 from llmux.sim.bounds import lower_bound
 
 ONE_DEVICE = CoreSettings(models=(ModelSpec("a"), ModelSpec("b"), ModelSpec("c")), alive_interval=0)
+TWO_MODELS = CoreSettings(models=(ModelSpec("a"), ModelSpec("b")), alive_interval=0)
 TWO_DEVICES = CoreSettings(
     models=(
         ModelSpec("a", placements=({"x": 6, "y": 6},)),
@@ -40,6 +41,42 @@ class Dice:
             plan = self.rng.choice(plans)
             return SwitchTo(plan.model, plan)
         return Stay(now + self.rng.choice([0.5, 3.0, 20.0]))
+
+
+class Script:
+    """Takes the choices it is given, one per decision and then the first of each, and notes how many there were.
+
+    The first is to stay, for 3 s or until something happens; the others are all switches that could begin.
+    """
+
+    name = "script"
+
+    def __init__(self, choices: list[int]) -> None:
+        self.choices = choices
+        self.options: list[int] = []
+
+    def decide(self, view: View, now: float) -> Decision:
+        plans = [plan for model in view.models() if isinstance(plan := view.plan(model.name), Plan)]
+        place = len(self.options)
+        self.options.append(len(plans) + 1)
+        choice = self.choices[place] if place < len(self.choices) else 0
+        return SwitchTo(plans[choice - 1].model, plans[choice - 1]) if choice else Stay(now + 3.0)
+
+
+def least_mean(arrivals: list[Arrival], hooks: HookTimes, backend: BackendModel, until: float) -> float:
+    """The least mean wait of all sequences of choices, up to a time."""
+    least, choices = float("inf"), list[int]()
+    while True:
+        script = Script(choices)
+        result = simulate(arrivals, TWO_MODELS, script, hooks=hooks, backends=backend, until=until)
+        if None not in result.started:
+            least = min(least, result.summary().waits.mean)
+        choices = (choices + [0] * len(script.options))[: len(script.options)]
+        while choices and choices[-1] == script.options[len(choices) - 1] - 1:
+            choices.pop()
+        if not choices:
+            return least
+        choices[-1] += 1
 
 
 @st.composite
@@ -81,6 +118,27 @@ def test_no_policy_beats_it(
         result = simulate(arrivals, core, policy, hooks=hooks, backends=backend, until=5_000)
         if None not in result.started:
             assert result.summary().waits.mean >= bound - 1e-6, policy.name
+
+
+@pytest.mark.parametrize(
+    ("requests", "cost"),
+    [
+        ([("a", 0.0), ("b", 1.0), ("a", 2.0)], 1.0),
+        ([("a", 0.0), ("b", 1.0), ("a", 2.0)], 4.0),
+        ([("a", 0.0), ("b", 0.0), ("a", 1.0), ("b", 2.0)], 1.0),
+        ([("a", 0.0), ("b", 0.0), ("b", 1.0), ("a", 9.0)], 1.0),
+    ],
+)
+def test_on_small_cases_it_is_what_the_best_of_all_choices_reaches(
+    requests: list[tuple[str, float]], cost: float
+) -> None:
+    arrivals = [Arrival(at, model, 0, 2) for model, at in requests]
+    backend = BackendModel(rate=1.0, prefill_rate=1e9, overhead=0.0)  # a request takes 2 s
+    hooks = HookTimes.constant("ab", cost)
+    bound = lower_bound(arrivals, TWO_MODELS, hooks, backend)
+    assert bound is not None
+    least = least_mean(arrivals, hooks, backend, 6 + 8 * cost)
+    assert 0.99 * least <= bound <= least + 1e-9
 
 
 def test_a_request_waits_for_the_wake_hook() -> None:
