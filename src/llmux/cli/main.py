@@ -17,9 +17,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from llmux.cli import hook, logs, operate
+from llmux.cli.check import check
+from llmux.cli.options import DEFAULT_CONFIG
 from llmux.cli.simulate import simulate
-
-DEFAULT_CONFIG = Path("config.yaml")
 
 app = typer.Typer(
     name="llmux",
@@ -194,6 +195,23 @@ def backend(context: typer.Context) -> None:
 
 
 app.command()(simulate)
+
+app.command()(check)
+app.add_typer(hook.app)
+
+for _command in (
+    operate.status,
+    operate.models,
+    operate.requests,
+    operate.switch,
+    operate.sleep,
+    operate.free,
+    operate.look,
+    operate.cancel,
+    operate.reload,
+    logs.logs,
+):
+    app.command(rich_help_panel="A running llmux")(_command)
 
 
 def _serve(options: ServeOptions) -> None:
