@@ -178,10 +178,14 @@ class Server:
             return UnreachableError(
                 f"nothing listens at {self.url}. Is llmux running? Say where with --url or LLMUX_URL."
             )
-        if isinstance(error, ValueError):  # a key that cannot be a header; its text is in the message
+        if isinstance(error, ValueError) and not isinstance(
+            error, OSError
+        ):  # a key that cannot be a header; its text is in the message
             return UnreachableError("the admin key has characters that no key can have")
         hint = ""
-        if isinstance(error, ssl.SSLError | http.client.HTTPException | ConnectionResetError):
+        if isinstance(error, ssl.SSLCertVerificationError):
+            hint = " SSL_CERT_FILE names a file with certificates of further issuers."
+        elif isinstance(error, ssl.SSLError | http.client.HTTPException | ConnectionResetError):
             other = "http" if self.url.startswith("https") else "https"
             hint = f" Does it speak {other}?"
         return UnreachableError(f"cannot reach llmux at {self.url}: {_words(error)}.{hint}")

@@ -19,6 +19,8 @@ import typer
 
 from llmux.cli import hook, logs, operate
 from llmux.cli.check import check
+from llmux.cli.completion import VARIABLE, completion, prepare
+from llmux.cli.init import init
 from llmux.cli.options import DEFAULT_CONFIG
 from llmux.cli.simulate import simulate
 
@@ -196,7 +198,9 @@ def backend(context: typer.Context) -> None:
 
 app.command()(simulate)
 
+app.command()(init)
 app.command()(check)
+app.command()(completion)
 app.add_typer(hook.app)
 
 for _command in (
@@ -258,4 +262,6 @@ def _fill_standard_streams() -> None:
 def main() -> None:
     """What the ``llmux`` command runs. Always raises SystemExit."""
     _fill_standard_streams()
-    app()
+    if VARIABLE in os.environ:
+        prepare()
+    app(prog_name="llmux")  # however it was started: the name is in what completion looks for
