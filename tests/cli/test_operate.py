@@ -375,7 +375,7 @@ def test_logs_go_on_with_what_happens(box: Box) -> None:
         assert "good alive: no" in following.stdout.readline()
         assert box.run("switch", "org/other").returncode == 0  # not to be seen
         assert box.run("switch", "good").returncode == 0
-        lines = []
+        lines: list[str] = []
         while not lines or "switch to good: success" not in lines[-1]:
             lines.append(following.stdout.readline().rstrip()[15:])
     finally:

@@ -81,7 +81,11 @@ def commands() -> Iterator[tuple[str, str]]:
     """Every command line of llmux in the documents, and where it is."""
     for document in ALL_DOCUMENTS:
         shown = [(text, document.name) for text in inline_code(document)]
-        shown += [(line, str(block)) for block in blocks(document, *SHELL) for line in block.text.splitlines()]
+        shown += [
+            (line, str(block))
+            for block in blocks(document, *SHELL)
+            for line in block.text.replace("\\\n", " ").splitlines()
+        ]
         for text, where in shown:
             match = re.fullmatch(r"(?:\S*[=/])?llmux((?:\s.*)?)", text.strip())
             if match is not None:

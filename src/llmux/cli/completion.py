@@ -21,13 +21,13 @@ def completion(
     shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", show_default=False)],
 ) -> None:
     """Print the completion script of a shell: `eval "$(llmux completion bash)"` in ~/.bashrc, and so on."""
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # typer has no better door
 
     typer.echo(get_completion_script(prog_name="llmux", complete_var=VARIABLE, shell=shell.value))
 
 
 def prepare() -> None:
     """Let llmux answer a shell that asks what could come next."""
-    from typer.completion import completion_init
+    from typer.completion import completion_init  # type: ignore[attr-defined]  # typer has no better door
 
     completion_init()
