@@ -127,6 +127,22 @@ def test_ctrl_c_ends_the_showing_and_not_the_order(box: Box) -> None:
     until(lambda: state_of(box, "slow") == "awake", "the order was carried out")
 
 
+def test_a_changed_file_is_taken_and_a_bad_one_is_told_of(box: Box) -> None:
+    file = box.folder / "served.yaml"
+    file.write_text(CONFIG.replace("  bad:", "  new:"))
+    assert box.run("reload").stdout == "the configuration was read again\n"
+    assert "new" in box.run("models").stdout
+    file.write_text(CONFIG.replace("wake:", "woke:", 1))
+    refused = box.run("reload")
+    assert refused.returncode == 1
+    first, *faults, last = refused.stderr.splitlines()
+    assert first == f"llmux: {file}: 2 problems"
+    assert [fault.startswith(f"  {file}:") for fault in faults] == [True, True]
+    assert "models.good.woke: unknown key" in refused.stderr
+    assert last == "Nothing was changed."
+    assert "new" in box.run("models").stdout
+
+
 def test_a_request_that_waits_is_listed_and_cancelled(box: Box) -> None:
     answers: list[httpx.Response] = []
 

@@ -152,12 +152,20 @@ def reload(
     config: WhichConfigOption = None,
 ) -> None:
     """Have llmux read its configuration file again. A file with faults changes nothing; they are shown."""
+    from llmux.cli.connection import RefusedError
     from llmux.cli.progress import with_progress
+    from llmux.hooks.output import printable
 
     with server(url, admin_key, config) as llmux:
-        answer = _interruptible(
-            lambda: with_progress(llmux, None, "reading the configuration again", lambda: llmux.post("/reload"))
-        )
+        try:
+            answer = _interruptible(
+                lambda: with_progress(llmux, None, "reading the configuration again", lambda: llmux.post("/reload"))
+            )
+        except RefusedError as error:
+            # The server tells all faults of the file in one line, each with the file's name before it.
+            message = printable(str(error))
+            file = message.partition(": ")[0]
+            fail(message.replace(f"; {file}", f"\n  {file}") + "\nNothing was changed.")
         _tell(answer, "the configuration was read again", as_json=as_json)
 
 
