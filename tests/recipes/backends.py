@@ -196,6 +196,7 @@ def main(kind: str, port: str, folder: str, name: str) -> None:
         memory.take(name)
 
     def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or each further one would begin the wait anew
         time.sleep(0.2)  # nobody goes at once
         memory.free(name)
         os._exit(0)
