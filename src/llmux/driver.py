@@ -31,7 +31,7 @@ from llmux.errors import (
     SwitchError,
     WaitTimeoutError,
 )
-from llmux.hooks import HookResult, HookSpec
+from llmux.hooks import HookResult, HookSpec, switch_variables
 from llmux.hooks.runner import OnEnd
 from llmux.messages import (
     AbortRequests,
@@ -356,15 +356,12 @@ class Driver:
         if effect.hook is Hook.CANARY:
             self._send_canary(effect)
             return
-        port = self._ports.get(effect.model)
-        variables = {
-            "LLMUX_MODEL": effect.model,
-            "LLMUX_HOOK": effect.hook.value,
-            "LLMUX_PORT": "" if port is None else str(port),
-            "LLMUX_FROM": effect.from_model or "",
-            "LLMUX_TO": effect.to_model or "",
-            "LLMUX_DEVICES": ",".join(device for device in effect.devices if device != IMPLICIT_DEVICE),
-        }
+        variables = switch_variables(
+            self._ports.get(effect.model),
+            effect.from_model,
+            effect.to_model,
+            [device for device in effect.devices if device != IMPLICIT_DEVICE],
+        )
 
         def ended(run_id: int, result: HookResult) -> None:
             self._untold.append(partial(self._sink.hook_ended, effect.model, effect.hook, result))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.models import TyperInfo
 from typer.testing import CliRunner
 
 from llmux.cli.main import app
@@ -80,15 +81,39 @@ def commands() -> Iterator[tuple[str, str]]:
     """Every command line of llmux in the documents, and where it is."""
     for document in ALL_DOCUMENTS:
         shown = [(text, document.name) for text in inline_code(document)]
-        shown += [(line, str(block)) for block in blocks(document, *SHELL) for line in block.text.splitlines()]
+        shown += [
+            (line, str(block))
+            for block in blocks(document, *SHELL)
+            for line in block.text.replace("\\\n", " ").splitlines()
+        ]
         for text, where in shown:
             match = re.fullmatch(r"(?:\S*[=/])?llmux((?:\s.*)?)", text.strip())
             if match is not None:
                 yield match[1], where
 
 
-def names() -> set[str]:
-    return {command.name or str(getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+def names() -> set[tuple[str, ...]]:
+    """All commands, those of groups with the name of their group."""
+    groups = [((), app), *(((str(group.name or ""),), group.typer_instance) for group in registered_groups())]
+    return {
+        (*prefix, command.name or str(getattr(command.callback, "__name__", "")))
+        for prefix, group in groups
+        if group is not None
+        for command in group.registered_commands
+    }
+
+
+def registered_groups() -> Iterator[TyperInfo]:
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        group.name = group.name or group.typer_instance.info.name
+        yield group
+
+
+def command_of(words: list[str]) -> tuple[str, ...]:
+    """The command that a line names."""
+    known = names()
+    return next((tuple(words[:size]) for size in (2, 1) if tuple(words[:size]) in known), ())
 
 
 def usage(*command: str) -> str:
@@ -106,14 +131,14 @@ def has_option(text: str, word: str) -> bool:
 @pytest.mark.parametrize(("arguments", "where"), list(dict.fromkeys(commands())))
 def test_commands_exist(arguments: str, where: str) -> None:
     words = shlex.split(arguments, comments=True)
-    text = usage(*[word for word in words if word in names()][:1])
+    text = usage(*command_of([word for word in words if not word.startswith("-")]))
     for word in words:
         assert not word.startswith("-") or has_option(text, word), f"{where}: {word}"
 
 
 def test_options_exist() -> None:
     """Those that are named without their command."""
-    text = "".join([usage(), *map(usage, names())])
+    text = "".join([usage(), *(usage(*command) for command in names())])
     options = [text for document in ALL_DOCUMENTS for text in inline_code(document) if re.match(r"--?[a-z]", text)]
     assert "--log-format" in options
     for option in options:

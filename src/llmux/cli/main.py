@@ -17,9 +17,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from llmux.cli import hook, logs, operate
+from llmux.cli.check import check
+from llmux.cli.completion import VARIABLE, completion, prepare
+from llmux.cli.init import init
+from llmux.cli.options import DEFAULT_CONFIG
 from llmux.cli.simulate import simulate
-
-DEFAULT_CONFIG = Path("config.yaml")
 
 app = typer.Typer(
     name="llmux",
@@ -195,6 +198,25 @@ def backend(context: typer.Context) -> None:
 
 app.command()(simulate)
 
+app.command()(init)
+app.command()(check)
+app.command()(completion)
+app.add_typer(hook.app)
+
+for _command in (
+    operate.status,
+    operate.models,
+    operate.requests,
+    operate.switch,
+    operate.sleep,
+    operate.free,
+    operate.look,
+    operate.cancel,
+    operate.reload,
+    logs.logs,
+):
+    app.command(rich_help_panel="A running llmux")(_command)
+
 
 def _serve(options: ServeOptions) -> None:
     from llmux.config import Config
@@ -240,4 +262,6 @@ def _fill_standard_streams() -> None:
 def main() -> None:
     """What the ``llmux`` command runs. Always raises SystemExit."""
     _fill_standard_streams()
-    app()
+    if VARIABLE in os.environ:
+        prepare()
+    app(prog_name="llmux")  # however it was started: the name is in what completion looks for

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from llmux.hooks.output import OutputObserver, printable
 from llmux.hooks.run import HookResult
-from llmux.hooks.runner import RUN_ID_VARIABLE, HookRunner, HookSpec
+from llmux.hooks.runner import RUN_ID_VARIABLE, HookRunner, HookSpec, switch_variables
 
-__all__ = ["RUN_ID_VARIABLE", "HookResult", "HookRunner", "HookSpec", "OutputObserver", "printable"]
+__all__ = ["RUN_ID_VARIABLE", "HookResult", "HookRunner", "HookSpec", "OutputObserver", "printable", "switch_variables"]

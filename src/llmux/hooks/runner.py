@@ -9,7 +9,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,18 @@ RUN_ID_VARIABLE = "LLMUX_RUN_ID"
 """The environment variable whose value is unique to one run of one hook, and by which its processes are known."""
 
 OnEnd = Callable[[int, HookResult], None]
+
+
+def switch_variables(
+    port: int | None, from_model: str | None, to_model: str | None, devices: Sequence[str]
+) -> dict[str, str]:
+    """What a hook is told of its backend's port, the switch that it is part of and the devices that its model has."""
+    return {
+        "LLMUX_PORT": "" if port is None else str(port),
+        "LLMUX_FROM": from_model or "",
+        "LLMUX_TO": to_model or "",
+        "LLMUX_DEVICES": ",".join(devices),
+    }
 
 
 @dataclass(frozen=True, slots=True)

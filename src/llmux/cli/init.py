@@ -1,0 +1,214 @@
+"""``llmux init``: writes a configuration and the hooks that it names.
+
+Asks where it is not told and somebody is there to answer. Never writes over a file unless told to.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmux.cli.options import DEFAULT_CONFIG, REFUSED, USAGE, fail
+
+if TYPE_CHECKING:
+    from llmux.cli.setup import Recipe, Wanted
+
+HEADER = """\
+# Written by `llmux init`. What it can say besides: `llmux schema`, or docs/configuration.md.
+# The hooks are yours to change: they are in {folder}/.
+"""
+
+
+def init(
+    file: Annotated[
+        Path, typer.Argument(metavar="[FILE]", help="The configuration to write.", show_default=True)
+    ] = DEFAULT_CONFIG,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="RECIPE", help="How the models are run; --list lists them.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME=WHAT",
+            help="A model: the name that clients use, and what the recipe asks for. May be repeated.",
+        ),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backend", metavar="URL", help="Where it listens, for recipes that ask for that; one for each --model."
+        ),
+    ] = None,
+    llama_swap: Annotated[
+        Path | None,
+        typer.Option("--from-llama-swap", metavar="CONFIG", help="Take the models of a llama-swap configuration."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Write over files that are there.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", metavar="", help="List the recipes.")] = False,
+) -> None:
+    """Write a configuration, and the hooks for the way in which you run models."""
+    from llmux.cli.setup import RECIPES, configuration
+
+    if list_them:
+        _list()
+        raise typer.Exit
+    if llama_swap is not None:
+        from llmux.cli.llama_swap import ConversionError, convert
+
+        if recipe is not None or model:
+            fail("--from-llama-swap takes no --recipe and no --model", USAGE)
+        try:
+            converted = convert(llama_swap)
+        except ConversionError as error:
+            fail(str(error), USAGE)
+        _write(file, converted.configuration, ["process"], force=force)
+        for line in converted.notes:
+            typer.echo(f"not carried over: {line}", err=True)
+        _next(file, list(converted.configuration["models"]), ())
+        return
+    if recipe is None:
+        if not sys.stdin.isatty():
+            fail(f"say how the models are run: --recipe {'|'.join(RECIPES)}", USAGE)
+        recipe = _ask_recipe()
+    if recipe not in RECIPES:
+        fail(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}", USAGE)
+    chosen = RECIPES[recipe]
+    wanted = _given(model, backend) if model else _ask_models(chosen)
+    try:
+        made = configuration(chosen, wanted)
+    except ValueError as error:
+        fail(str(error), USAGE)
+    _write(file, made, [chosen.script], force=force)
+    _next(file, list(made["models"]), chosen.notes)
+
+
+def _list() -> None:
+    from llmux.cli import tables
+    from llmux.cli.setup import RECIPES
+
+    table = tables.grid("RECIPE", "HOW", "WHAT TO SAY OF A MODEL, FOR EXAMPLE")
+    for name, recipe in RECIPES.items():
+        table.add_row(name, recipe.title, recipe.example)
+    tables.console().print(table)
+
+
+# --- what is wanted --------------------------------------------------------------------------------------------------
+
+
+def _given(models: Sequence[str], backends: Sequence[str] | None) -> list[Wanted]:
+    from llmux.cli.setup import Wanted
+
+    if backends and len(backends) != len(models):
+        fail(f"{len(models)} --model need {len(models)} --backend, not {len(backends)}", USAGE)
+    found: dict[str, Wanted] = {}
+    for index, text in enumerate(models):
+        name, equals, what = text.partition("=")
+        if not equals or not name.strip() or not what.strip():
+            fail(f"--model {text!r}: write NAME=WHAT", USAGE)
+        if name.strip() in found:
+            fail(f"--model {name.strip()!r} is given twice", USAGE)
+        found[name.strip()] = Wanted(name.strip(), what.strip(), backends[index] if backends else None)
+    return list(found.values())
+
+
+def _ask_recipe() -> str:
+    from llmux.cli.setup import RECIPES
+
+    typer.echo("How do you run models?")
+    for number, (name, recipe) in enumerate(RECIPES.items(), start=1):
+        typer.echo(f"  {number:2}  {name:13} {recipe.title}")
+    while True:
+        answer = typer.prompt("Number or name").strip()
+        if answer.isdecimal() and 1 <= int(answer) <= len(RECIPES):
+            return list(RECIPES)[int(answer) - 1]
+        if answer in RECIPES:
+            return str(answer)
+        typer.echo("One of these, please.")
+
+
+def _ask_models(recipe: Recipe) -> list[Wanted]:
+    from llmux.cli.setup import Wanted
+
+    if not sys.stdin.isatty():
+        fail(f"say which models: --model NAME=WHAT, where WHAT is {recipe.what}, such as {recipe.example!r}", USAGE)
+    found: dict[str, Wanted] = {}
+    typer.echo(f"For each model: the name that clients use, and {recipe.what} (such as: {recipe.example}).")
+    while True:
+        ends = " (empty: that was all)" if found else ""
+        name = typer.prompt(f"Name{ends}", default="", show_default=False).strip()
+        if not name and found:
+            return list(found.values())
+        if not name or name in found:
+            continue
+        what = typer.prompt("  What").strip()
+        backend = typer.prompt("  Where it listens, such as http://gpu01:8000").strip() if recipe.by_url else None
+        found[name] = Wanted(name, what, backend)
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def _write(file: Path, made: dict[str, Any], scripts: Sequence[str], *, force: bool) -> None:
+    """Write the configuration and its scripts: all or, where one is in the way, none."""
+    import json
+
+    import yaml
+
+    from llmux.cli.setup import HOOKS, recipe_file
+
+    _must_be_sound(made)
+    if file.suffix in (".yaml", ".yml"):
+        text = HEADER.format(folder=HOOKS) + yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=1000)
+    else:
+        text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+    folder = file.parent / HOOKS
+    texts = {file: text}
+    texts |= {folder / f"{script}.sh": recipe_file(script).read_text(encoding="utf-8") for script in scripts}
+    for path, wanted in texts.items():
+        if path.exists() and not force and path.read_text(encoding="utf-8", errors="replace") != wanted:
+            fail(f"{path} is there already; --force writes over it", REFUSED)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, wanted in texts.items():
+            path.write_text(wanted, encoding="utf-8")
+            if path != file:
+                path.chmod(0o755)
+            typer.echo(f"wrote {path}")
+    except OSError as error:
+        fail(f"cannot write {error.filename}: {error.strerror}", REFUSED)
+
+
+def _must_be_sound(made: dict[str, Any]) -> None:
+    """Nothing is written that llmux would not take, or whose hooks the shell would not."""
+    from pydantic import ValidationError
+
+    from llmux.cli.trial import syntax_fault
+    from llmux.config import Config
+    from llmux.config.faults import message_of
+
+    try:
+        Config.model_validate(made)
+    except ValidationError as error:
+        faults = "\n".join(f"  {'.'.join(map(str, one['loc']))}: {message_of(one)}" for one in error.errors())
+        fail(f"that would be no configuration that llmux takes:\n{faults}", USAGE)
+    for name, model in made["models"].items():
+        fault = syntax_fault(model["wake"])
+        if fault:
+            fail(f"{name}: the shell cannot make sense of what you say of it: {fault}", USAGE)
+
+
+def _next(file: Path, models: list[str], notes: Sequence[str]) -> None:
+    import shlex
+
+    option = "" if file == DEFAULT_CONFIG else f" -c {shlex.quote(str(file))}"
+    typer.echo("")
+    for note in notes:
+        typer.echo(f"Note: {note}")
+    typer.echo(f"Next: llmux check{option}")
+    typer.echo(f"      llmux hook run {shlex.quote(models[0])} wake{option}")
+    typer.echo(f"      llmux{option}")

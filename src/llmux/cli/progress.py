@@ -1,0 +1,130 @@
+"""Something for the eyes while an order is carried out: what llmux is waiting for, from its event stream.
+
+On a terminal one line that changes, elsewhere a line for each thing that it waits for; all of it on stderr, and nothing
+in the first second.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from llmux.cli.connection import CallError, Server
+from llmux.cli.tables import console, duration
+from llmux.hooks.output import printable
+
+QUIET_SECS = 1.0
+"""What is done by then needs no progress, in seconds."""
+
+LOOK_SECS = 0.2
+T = TypeVar("T")
+
+
+def with_progress(server: Server, model: str | None, what: str, order: Callable[[], T]) -> T:
+    """Carry out `order` in a thread, showing how it gets on with `model`; what it raises, this raises.
+
+    `what` is the order in words, shown while nothing better is known. Ctrl-C ends the showing, not the order.
+    """
+    ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def carry_out() -> None:
+        try:
+            ended.put((order(), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    threading.Thread(target=carry_out, name="llmux-order", daemon=True).start()
+    try:
+        result, error = ended.get(timeout=QUIET_SECS)
+    except queue.Empty:
+        result, error = _show(server, model, what, ended)
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # it is None only where the order gave None
+
+
+def _show(
+    server: Server, model: str | None, what: str, ended: queue.SimpleQueue[tuple[T | None, BaseException | None]]
+) -> tuple[T | None, BaseException | None]:
+    watcher = Watcher(server, model, what)
+    threading.Thread(target=watcher.watch, name="llmux-watch", daemon=True).start()
+    began = time.monotonic() - QUIET_SECS
+    out = console(sys.stderr)
+    if not out.is_terminal:
+        shown = ""
+        while True:
+            try:
+                return ended.get(timeout=LOOK_SECS)
+            except queue.Empty:
+                if watcher.line != shown:
+                    shown = watcher.line
+                    out.print(shown)
+    with out.status(watcher.line) as spinner:
+        while True:
+            tail = f"\n  {watcher.output}" if watcher.output else ""
+            line = f"{watcher.line} ({duration(time.monotonic() - began)}){tail}"
+            spinner.update(line)
+            try:
+                return ended.get(timeout=LOOK_SECS)
+            except queue.Empty:
+                continue
+
+
+class Watcher:
+    """Follows the event stream. `line` says what llmux is doing for the order, `output` what its hook printed last."""
+
+    def __init__(self, server: Server, model: str | None, what: str) -> None:
+        self.line = what
+        self.output = ""
+        self._what = what
+        self._server = server
+        self._model = model
+
+    def watch(self) -> None:
+        """Until the stream ends; without it there is just less to see."""
+        try:
+            for name, data in self._server.events():
+                self.take(name, data)
+        except CallError:
+            pass
+
+    def take(self, name: str, data: Any) -> None:
+        """Something happened."""
+        if name == "status":
+            self.line = describe(data, self._model) or self._what
+        elif name == "hook_output":
+            self.output = printable(f"{data['model']} {data['hook']}: {data['line']}")[:200]
+        elif name == "hook":
+            self.output = ""
+
+
+def describe(state: dict[str, Any], name: str | None) -> str:
+    """What llmux is doing for the model of that name or alias, in one line; empty if nothing can be told."""
+    models = {model["name"]: model for model in state["models"]}
+    target = next((one for one in state["models"] if name == one["name"] or name in one["aliases"]), None)
+    if target is None:
+        return ""
+    own = [switch for switch in state["switches"] if target["name"] in (switch["to"], switch["from"])]
+    if not own:
+        others = ", ".join(str(switch["to"] or switch["from"]) for switch in state["switches"])
+        return printable(f"{target['name']} waits for the switch to {others}") if others else ""
+    switch = own[0]
+    phase = switch["phase"]
+    if phase == "waking":
+        usual = models[switch["to"]]["wake_secs"] if switch["to"] in models else None
+        return printable(f"waking {switch['to']}{_usually(usual)}")
+    if phase == "draining":
+        busy = [model for model in state["models"] if model["state"] == "draining"] or [target]
+        counts = ", ".join(f"{model['name']} has {model['in_flight']} in flight" for model in busy)
+        return printable(f"draining: {counts}")
+    asleep = [model for model in state["models"] if model["state"] == "sleeping"]
+    names = ", ".join(model["name"] for model in asleep) or str(switch["from"])
+    return printable(f"putting {names} to sleep{_usually(asleep[0]['sleep_secs'] if len(asleep) == 1 else None)}")
+
+
+def _usually(seconds: float | None) -> str:
+    return "" if seconds is None else f", which usually takes {duration(seconds)}"
