@@ -275,7 +275,8 @@ async def collect(lines: AsyncIterator[str], seen: list[str]) -> None:
 async def test_an_endless_stream_is_cut_at_the_drains_deadline_and_counted(tmp_path: Path) -> None:
     a = SimulatedBackend("a", tokens=1_000_000, tokens_per_second=50)
     models = {"a": honest("a", tmp_path), "b": honest("b", tmp_path)}
-    async with world(tmp_path, models, a, fast("b"), drain_timeout_secs=0.2) as w:
+    fifo = {"name": "fifo"}  # break-even would let the stream go on until b is due
+    async with world(tmp_path, models, a, fast("b"), drain_timeout_secs=0.2, policy=fifo) as w:
         body = {"model": "a", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
         async with w.client.stream("POST", "/v1/chat/completions", json=body) as response:
             lines = response.aiter_lines()
