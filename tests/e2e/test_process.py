@@ -224,7 +224,8 @@ async def test_59_sigterm_lets_a_stream_finish_and_refuses_what_is_new(tmp_path:
 @pytest.mark.fault(59)
 async def test_59_sigterm_while_draining_refuses_those_who_wait(tmp_path: Path) -> None:
     backend = SimulatedBackend("a", tokens=30, tokens_per_second=40)
-    async with one_model(tmp_path, backend) as server, client_of(server) as client:
+    fifo = {"name": "fifo"}  # break-even would let the stream end first
+    async with one_model(tmp_path, backend, policy=fifo) as server, client_of(server) as client:
         body = chat_body("a", stream=True)
         async with client.stream("POST", "/v1/chat/completions", json=body) as response:
             chunks = response.aiter_lines()
