@@ -110,7 +110,8 @@ def test_both_models_answer_by_turns(terminal: bool, tmp_path: Path, monkeypatch
         assert sum("begins" in line for line in lines) == 4
         assert sum("wake hook" in line for line in lines) == 4
         assert sum("sleep hook" in line for line in lines) == 3
-        assert [line.split()[:2] for line in lines[-6:] if "0." in line] == [
+        table = [line.split() for line in lines[-6:]]
+        assert [row[:2] for row in table if row and row[0] in {"idle", *MODELS}] == [
             ["idle", "smollm2"],
             ["smollm2", "gemma3"],
             ["gemma3", "smollm2"],
