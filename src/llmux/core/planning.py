@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from llmux.core.devices import Candidate, choose_victims, fits, free_after
-from llmux.core.ledger import Ledger, Model
+from llmux.core.ledger import Ledger, Model, Switch
 from llmux.core.settings import Placement
 from llmux.core.worth import Worth, can_share
 from llmux.messages import ModelState
@@ -198,6 +198,25 @@ class Planner:
             for device, amount in candidates[victim].items():
                 free[device] += amount
         return fits(placement, free)
+
+    def still_fits(self, switch: Switch) -> bool:
+        """Whether the target of `switch`, which is not being woken yet, could be woken where it is meant to go once the
+        victims sleep: since the plan was made, the configuration may have changed. O(models that hold memory)."""
+        target, ledger = switch.target, self._ledger
+        if target is None or target.leaving or switch.placement not in target.spec.placements:
+            return False
+        others = [
+            model.placement
+            for model in ledger.holding.values()
+            if model is not target and model.switch is not switch and model.placement is not None
+        ]
+        reserved = [  # a target that may hold memory already is among the others
+            other.placement
+            for other in ledger.switches.values()
+            if other is not switch and other.target is not None and other.target.state is ModelState.ASLEEP
+        ]
+        known = [claim for claim in reserved if claim.keys() <= ledger.settings.devices.keys()]
+        return fits(switch.placement, free_after(ledger.settings.devices, others + known))
 
     def obstructed(self, target: Model) -> bool:
         """Whether lost models stand in the way wherever `target` could be placed, or it is lost itself."""

@@ -19,9 +19,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from llmux.core.devices import Candidate, choose_victims, fits, free_after
+from llmux.core.devices import Candidate, choose_victims, free_after
 from llmux.core.health import Health
-from llmux.core.ledger import Ledger, Model, Switch
+from llmux.core.ledger import Ledger, Model
 from llmux.core.planning import Planner
 from llmux.core.settings import IMPLICIT_DEVICE, CoreSettings, ModelSpec, Placement
 from llmux.core.switching import Switching
@@ -192,26 +192,8 @@ class Reconfigure:
                     self._switching.call_off(switch, now, _WHY)
                 continue
             again = anew and switch.draining
-            if switch.target.state is not ModelState.WAKING and (again or not self._fits(switch, switch.target)):
+            if switch.target.state is not ModelState.WAKING and (again or not self._planner.still_fits(switch)):
                 self._switching.make_void(switch, now, _WHY)
-
-    def _fits(self, switch: Switch, target: Model) -> bool:
-        """Whether what `switch` was meant to do can still be done."""
-        ledger = self._ledger
-        if target.leaving or switch.placement not in target.spec.placements:
-            return False
-        others = [
-            model.placement
-            for model in ledger.holding.values()
-            if model is not target and model.switch is not switch and model.placement is not None
-        ]
-        reserved = [
-            other.placement
-            for other in ledger.switches.values()
-            if other is not switch and other.target is not None and other.target.state is not ModelState.WAKING
-        ]
-        known = [claim for claim in reserved if claim.keys() <= ledger.settings.devices.keys()]
-        return fits(switch.placement, free_after(ledger.settings.devices, others + known))
 
     # --- time -----------------------------------------------------------------------------------------------------
 

@@ -274,6 +274,9 @@ class Switching:
         if any(victim.switch is switch and victim.state is ModelState.SLEEPING for victim in switch.victims):
             return
         target = switch.target
+        if switch.unproven and not self._planner.still_fits(switch):
+            # It was woken when the configuration changed, and who was found awake since may have a claim on its room.
+            switch.void = switch.void or "its room is claimed by another since the configuration changed"
         if switch.failed or switch.void or target is None or not target.wanted:
             self._close(switch)
             result = "failure" if switch.failed else "cancelled"
