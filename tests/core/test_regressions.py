@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from llmux.core import CoreSettings, ModelSpec
-from llmux.messages import AbortRequests, Hook, OperatorSwitch, Outcome, RunHook, SwitchEnded
+from llmux.messages import AbortRequests, Hook, ModelState, OperatorSwitch, Outcome, Refusal, RunHook, SwitchEnded
 from tests.core.harness import Play, two
 
 
@@ -122,3 +122,22 @@ def test_nobody_is_woken_once_more_where_a_model_that_joined_was_found_awake() -
     play.end(play.run(Hook.CANARY, "a"))
     assert play.in_flight == {waiting: "a"}
     assert ended(play) == [("a", "cancelled"), ("a", "success")]
+
+
+@pytest.mark.fault(24, 61)
+def test_waiters_of_a_switchs_target_and_of_its_victim_whose_time_is_over_at_once_are_all_told() -> None:
+    """The last who waits for `b` is refused, so the switch is called off and `a` serves on: not those of its waiters
+    that are refused in the same moment."""
+    play = Play(two(alive_interval=0))
+    play.command(OperatorSwitch, "a")
+    play.wake("a")
+    running = play.arrive("a")
+    waiting = [play.arrive("b"), play.arrive("a")]
+    assert play.state("a") is ModelState.DRAINING
+    play.advance(7.0)
+    late = play.arrive("a")
+    play.reconfigure(two(alive_interval=0, request_timeout=5.0))
+    play.advance(0.0)
+    assert [play.rejected[request].reason for request in waiting] == [Refusal.WAIT_TIMEOUT] * 2
+    assert play.in_flight == {running: "a", late: "a"}
+    assert play.state("a") is ModelState.AWAKE

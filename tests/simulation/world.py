@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -139,6 +139,7 @@ class World:
             ports={},
             aliases={},
             sink=_Silent(),
+            recorder=self._raised,
             clock=loop.time,
         )
         self._driver.backends = self._machine
@@ -169,6 +170,11 @@ class World:
         if event:
             for what in violations(self._driver.core):
                 self._broken(what)
+
+    def _raised(self, at: float, event: CoreEvent, effects: Sequence[Effect] | None, raised: str = "") -> None:
+        """The driver goes on after an exception in the core; nothing else would tell of it before the books are off."""
+        if effects is None:
+            self._broken(f"the core raised {raised} on {event}")
 
     async def run(self) -> None:
         rng, machine, people = self._random, self._machine, self._people

@@ -236,8 +236,10 @@ class Core:
         for request in sorted(overdue, key=lambda r: r.request_id):
             detail = f"Request timed out waiting for model {request.model.name}"
             self.ledger.reject(request, Refusal.WAIT_TIMEOUT, detail, now, None)
-            if not request.model.wanted:
-                self._switching.no_longer_wanted(request.model, now)
+        # Only now: a switch that is called off grants what waits for its victims, and nothing overdue may be among it.
+        for model in dict.fromkeys(request.model for request in overdue):
+            if not model.wanted:
+                self._switching.no_longer_wanted(model, now)
         if upcoming is not None:
             self.ledger.set_timer("wait", upcoming)
 
