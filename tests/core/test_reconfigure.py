@@ -339,6 +339,42 @@ def test_nobody_waits_in_vain_once_there_is_no_limit() -> None:
     assert waiting in play.waiting
 
 
+@pytest.mark.fault(52)
+def test_more_places_are_taken_at_once_by_those_who_waited_longest() -> None:
+    """No event of theirs follows the reload: nobody finishes, nobody arrives, no hook ends."""
+
+    def narrow(places: int | None) -> CoreSettings:
+        return CoreSettings(models=(ModelSpec("a", max_in_flight=places), ModelSpec("b")))
+
+    play = Play(narrow(1))
+    awake(play, "a")
+    first, second, third, fourth, fifth = (play.arrive("a") for _ in range(5))
+    effects = play.reconfigure(narrow(3))
+    assert [effect.request_id for effect in effects if isinstance(effect, Grant)] == [second, third]
+    assert play.reconfigure(narrow(2)) == []  # those that are served go on, and nobody follows them before one is left
+    play.finish(first)
+    play.finish(second)
+    assert set(play.in_flight) == {third, fourth}
+    play.reconfigure(narrow(None))
+    assert set(play.in_flight) == {third, fourth, fifth}
+    assert not play.core.ledger.waiting_models
+
+
+def test_places_that_a_reload_adds_are_nobodys_while_their_model_drains() -> None:
+    def narrow(places: int) -> CoreSettings:
+        return CoreSettings(models=(ModelSpec("a", max_in_flight=places), ModelSpec("b")))
+
+    play = Play(narrow(1))
+    awake(play, "a")
+    first = play.arrive("a")
+    play.arrive("b")
+    late = play.arrive("a")
+    play.reconfigure(narrow(2))
+    assert play.state("a") is ModelState.DRAINING
+    assert set(play.in_flight) == {first}
+    assert late in play.waiting
+
+
 def test_alive_checks_begin_and_end() -> None:
     play = Play(two(alive_interval=0.0))
     awake(play, "a")
