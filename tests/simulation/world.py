@@ -259,7 +259,8 @@ class World:
         if people.orders:
             self._broken(f"{len(people.orders)} orders were never answered")
         # What is lost comes back by itself: its hooks tell the truth now.
-        while self._driver.snapshot().lost_devices and self._loop.time() < deadline:  # noqa: ASYNC110  # as above
+        # (A model that needs no memory may be lost, and no device with it.)
+        while any(model.lost is not None for model in self._driver.snapshot().models) and self._loop.time() < deadline:
             await asyncio.sleep(1.0)
         for spec in self._machine.settings.models:  # the machine must be usable again
             try:
