@@ -175,6 +175,7 @@ class Driver:
         self._next_command = 0
         self._requesters: dict[int, Requester] = {}
         self._commands: dict[int, asyncio.Future[None]] = {}
+        self._refused_for: tuple[tuple[Refusal, str, str, float | None], SwitchError] | None = None  # the last one
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._canaries: dict[int, Callable[[], None]] = {}  # by run: how to cancel it
         self._stopped = self._loop.create_future()
@@ -345,8 +346,12 @@ class Driver:
 
     def _reject(self, effect: Reject) -> None:
         requester = self._requesters.pop(effect.request_id, None)
-        if requester is not None:
-            requester.refused(refusal_error(effect.reason, effect.model, effect.detail, effect.retry_after))
+        if requester is None:
+            return
+        why = effect.reason, effect.model, effect.detail, effect.retry_after
+        if self._refused_for is None or self._refused_for[0] != why:  # thousands may be refused for the same reason
+            self._refused_for = why, refusal_error(*why)
+        requester.refused(self._refused_for[1])
 
     def _run_hook(self, effect: RunHook) -> None:
         if effect.hook is Hook.WAKE:

@@ -24,7 +24,8 @@ class Requester(Protocol):
         """Forward now; `Scheduler.finished` must be called once, later. `waited` in seconds."""
 
     def refused(self, error: LlmuxError) -> None:
-        """Answer with this error; the request is over for the scheduler."""
+        """Answer with this error; the request is over for the scheduler. All that are refused for the same reason at
+        the same time may get the same object, so it must be neither raised nor changed."""
 
     def aborted(self, reason: str) -> None:
         """A granted request must end at once: close its backend connection, tell its client if that can still be

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -12,7 +13,7 @@ from llmux.errors import WaitTimeoutError
 from llmux.gateway import GatewaySettings, Limit
 from llmux.gateway.descriptors import Shares, share
 from llmux.gateway.turns import AT_ONCE, Turns
-from tests.gateway.peers import chat, rig, until
+from tests.gateway.peers import Rig, chat, rig, until
 
 pytestmark = pytest.mark.anyio
 
@@ -170,6 +171,107 @@ async def test_others_run_between_the_turns() -> None:
         order.append("other")
     assert order.index("other") == AT_ONCE
     assert order.count("turn") == 2 * AT_ONCE + 1
+
+
+class Rounds:
+    """Notes after every round of the loop how many requests the scheduler has been told of, and how many left it."""
+
+    def __init__(self, gateway: Rig) -> None:
+        self._scheduler = gateway.scheduler
+        self._loop = asyncio.get_running_loop()
+        self.arrived = [0]
+        self.left = [0]
+        self._note()
+
+    def _note(self) -> None:
+        self.arrived.append(len(self._scheduler.arrivals))
+        self.left.append(len(self._scheduler.lefts))
+        self._handle = self._loop.call_soon(self._note)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+    @staticmethod
+    def most(counts: list[int]) -> int:
+        """The most in one round."""
+        return max(later - earlier for earlier, later in pairwise(counts))
+
+
+#: Those that get on at once, those whose turn it is, and those of a round of the loop that is not the test's.
+MOST_IN_A_ROUND = 3 * AT_ONCE
+
+
+@pytest.mark.fault(52)
+async def test_52_clients_that_send_and_leave_in_one_instant_take_turns_and_none_is_forgotten() -> None:
+    async with rig() as gateway:
+        gateway.scheduler.hold = True
+        clients = [await gateway.client() for _ in range(8 * AT_ONCE)]
+        rounds = Rounds(gateway)
+        for client in clients:
+            client.writer.write(chat())
+        await until(lambda: len(gateway.scheduler.waiting) == len(clients))
+        assert gateway.gateway.buffered_bytes == len(clients) * len(chat())
+        assert rounds.most(rounds.arrived) <= MOST_IN_A_ROUND
+        for client in clients:
+            client.reset()
+        await until(lambda: len(gateway.scheduler.lefts) == len(clients))
+        assert rounds.most(rounds.left) <= MOST_IN_A_ROUND
+        await until(lambda: gateway.gateway.connections == 0)
+        assert gateway.gateway.buffered_bytes == 0
+        rounds.stop()
+
+
+@pytest.mark.fault(52)
+async def test_52_requests_that_come_in_pieces_while_others_take_turns_are_read_whole() -> None:
+    async with rig() as gateway:
+        clients = [await gateway.client() for _ in range(4 * AT_ONCE)]
+        bodies = [b'{"model": "m", "n": %d}' % number for number in range(len(clients))]
+        for cut in (0, 30), (30, -5), (-5, None):
+            for client, body in zip(clients, bodies, strict=True):
+                client.writer.write(chat(body)[slice(*cut)])
+            await asyncio.sleep(0)
+        for client in clients:
+            assert (await client.receive()).status == 200
+        assert sorted(request.body for request in gateway.backend.requests) == sorted(bodies)
+        assert gateway.gateway.buffered_bytes == 0
+
+
+@pytest.mark.fault(24, 25)
+async def test_clients_that_leave_before_their_requests_turn_were_never_heard_of() -> None:
+    async with rig() as gateway:
+        gateway.scheduler.hold = True
+        clients = [await gateway.client() for _ in range(8 * AT_ONCE)]
+        for client in clients:
+            client.writer.write(chat())
+        for client in clients:
+            client.reset()
+        await until(lambda: gateway.gateway.connections == 0)
+        assert len(gateway.scheduler.arrivals) < len(clients)
+        assert not gateway.scheduler.waiting
+        assert gateway.gateway.buffered_bytes == 0
+
+
+@pytest.mark.fault(12)
+async def test_12_what_waits_for_its_turn_counts_as_buffered_and_is_refused_past_the_budget() -> None:
+    async with rig(settings=GatewaySettings(max_buffered_bytes=AT_ONCE * len(chat()))) as gateway:
+        gateway.scheduler.hold = True
+        clients = [await gateway.client() for _ in range(4 * AT_ONCE)]
+        for client in clients:
+            client.writer.write(chat())
+        refused = 3 * AT_ONCE
+        await until(lambda: gateway.observer.limits.count(Limit.BUFFERED) == refused)
+        assert len(gateway.scheduler.waiting) == AT_ONCE
+        gateway.scheduler.grant()
+        statuses = [(await client.receive()).status for client in clients]
+        assert sorted(statuses) == [200] * AT_ONCE + [503] * refused
+        await until(lambda: gateway.gateway.buffered_bytes == 0)
+
+
+async def test_the_first_of_a_round_get_on_at_once_and_the_count_begins_anew_in_the_next() -> None:
+    turns = Turns(asyncio.get_running_loop())
+    assert [turns.at_once() for _ in range(2 * AT_ONCE)] == [True] * AT_ONCE + [False] * AT_ONCE
+    await asyncio.sleep(0)
+    assert turns.at_once()
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

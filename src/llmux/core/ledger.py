@@ -370,8 +370,14 @@ class Ledger:
         self, model: Model, reason: Refusal, detail: str, now: float, retry_after: float | None = None
     ) -> None:
         """Reject all that wait for `model`, requests and operators alike. O(waiters)."""
-        for request in list(model.waiters.values()):
-            self.reject(request, reason, detail, now, retry_after)
+        if model.waiters:
+            self.queued -= len(model.waiters)
+            del self.waiting_models[model.name]
+            waiters, model.waiters = model.waiters, {}
+            model.arrived_sum = 0.0
+            for request_id, request in waiters.items():
+                del self.requests[request_id]
+                self.out.append(Reject(request_id, model.name, reason, detail, now - request.arrived, retry_after))
         operators, model.operators = model.operators, []
         for operator_id in operators:
             self.reply(operator_id, model.name, reason, detail, retry_after)

@@ -70,6 +70,7 @@ class ClientConnection(asyncio.Protocol):
         "_shared",
         "_stalled",
         "_transport",
+        "_turn",
         "_unsent",
         "deadline",
         "forwarded",
@@ -86,6 +87,7 @@ class ClientConnection(asyncio.Protocol):
         self._phase: int = _IDLE
         self._backlog = b""
         self._consuming = False
+        self._turn = False  # what it sent, or its end, waits for its turn
         self._reading_paused = False
         self._held = 0
         self._overrun = False  # what came behind the request was thrown away: its response is the last one
@@ -218,6 +220,32 @@ class ClientConnection(asyncio.Protocol):
             self._consuming = False
         self._wait()
 
+    def _consume_later(self, data: bytes) -> None:
+        """Too many clients have sent something in this moment. What it is about is found out when it is its turn."""
+        if self._phase == _IDLE:
+            self._phase = _HEAD
+            self.deadline = self._shared.loop.time() + self._shared.seconds.head
+        if not self._overrun:
+            self._keep(self._backlog + data)
+        self._bound_backlog()
+        if not self._turn:
+            self._turn = True
+            self._shared.turns.take(self)
+
+    def proceed(self) -> None:
+        """See `llmux.gateway.turns`. The client may have left in the meantime, or been told that it took too long."""
+        self._turn = False
+        if self._transport is None:
+            self._gone()
+        elif self._phase < _BUSY:
+            if self._overrun:
+                self._refuse(OverloadedError("too many bytes of requests are waiting already", retry_after=1), None)
+                return
+            data = self._backlog
+            self._keep(b"")
+            self._resume_reading()
+            self._consume(data)
+
     def _wait(self) -> None:
         """Wait for more of a request."""
         reader, shared = self._reader, self._shared
@@ -311,7 +339,10 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._phase < _BUSY:
-            self._consume(data)
+            if not self._turn and self._shared.turns.at_once():
+                self._consume(data)
+            else:
+                self._consume_later(data)
         elif self._phase == _BUSY:
             if not self._overrun:
                 self._keep(self._backlog + data)
@@ -350,6 +381,15 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = _CLOSING
         self._transport = None
+        if self._turn:
+            return
+        if self._shared.turns.at_once():
+            self._gone()
+        else:
+            self._turn = True
+            self._shared.turns.take(self)
+
+    def _gone(self) -> None:
         self._let_go()
         self._unstall()
         exchange, self._exchange = self._exchange, None

@@ -1,7 +1,9 @@
-"""Requests that all got on at the same moment take their turns, a few per round of the event loop.
+"""What all happens at the same moment takes its turns, a few per round of the event loop.
 
 When a model wakes up for ten thousand requests, or cannot be woken, all of them are granted or refused in one event.
-To connect or to write an answer takes some 100 µs each: in one go, everybody else would wait for a second.
+To connect or to write an answer takes some 100 µs each: in one go, everybody else would wait for a second. The same goes
+for ten thousand clients that send, or leave, in one instant: the event loop hears of all of them before it looks at
+anything else. The first few go on at once, as they all do on an ordinary day, and the others take turns.
 """
 
 from __future__ import annotations
@@ -24,11 +26,26 @@ class Waiting(Protocol):
 class Turns:
     """First come, first served."""
 
-    __slots__ = ("_loop", "_waiting")
+    __slots__ = ("_gone", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: deque[Waiting] = deque()
+        self._gone = 0  # how many got on at once, not many rounds ago
+
+    def at_once(self) -> bool:
+        """May one more get on now? Else it has to `take` its turn. At most `AT_ONCE` may in one round of the loop.
+
+        The count begins anew in the round after half of them are gone, not in every round: the loop need not be woken
+        for it more often than once in so many requests.
+        """
+        gone = self._gone = self._gone + 1
+        if gone == AT_ONCE // 2:
+            self._loop.call_soon(self._begin_anew)
+        return gone <= AT_ONCE
+
+    def _begin_anew(self) -> None:
+        self._gone = 0
 
     def take(self, one: Waiting) -> None:
         """Have `one.proceed` called soon."""
