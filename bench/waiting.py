@@ -7,10 +7,10 @@ chat of 1 KB. In each round the requests arrive as fast as they can, wait for a 
 are cancelled together; arrive again and are granted together when the hook ends; arrive for another model, all in one
 instant on the connections that are open now, and are refused together when its hook fails.
 
-`KB each` is the growth of llmux's resident memory (/proc) per request that waits, its body apart. `lag` is the longest
-that a timer of llmux's loop, set every 2 ms, was late; `own` is the most CPU time that its thread took between two such
-timers, which says what llmux itself is to blame for on a machine that others use too. Both in ms, per phase, the median
-over the rounds and the worst.
+`KB each` is the growth of llmux's resident memory (/proc) per request that waits, its body apart: the most of a round.
+`lag` is the longest that a timer of llmux's loop, set every 2 ms, was late; `own` is the most CPU time that its thread
+took between two such timers, which says what llmux itself is to blame for on a machine that others use too. Both in ms,
+per phase, the median over the rounds and the worst.
 
 Both ends of all connections are on this machine, so the limit on descriptors must allow twice the requests and a few.
 Where it does not, `max_in_flight` makes do with fewer connections to the backend; without it, fewer requests are made.
@@ -300,7 +300,8 @@ async def measure(requests: int, rounds: int, max_in_flight: int | None, folder:
                 phases.setdefault(name, []).append(figures)
     limit = "no max_in_flight" if max_in_flight is None else f"max_in_flight {max_in_flight}"
     print(f"{requests} waiting requests, {limit}, {rounds} rounds")
-    print(f"KB each, body apart: {statistics.median(each) / 1024:.1f} (worst {max(each) / 1024:.1f})")
+    # The round in which the process grows: in later ones, some of the memory of the earlier ones is used again.
+    print(f"KB each, body apart: {max(each) / 1024:.1f}")
     print("| while they | lag, ms | worst | own, ms | worst |")
     print("|---|---|---|---|---|")
     for name, all_figures in phases.items():

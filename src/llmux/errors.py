@@ -18,10 +18,13 @@ class LlmuxError(Exception):
         code: stable machine-readable reason, the ``error.code`` of the response body.
         param: name of the offending request field, if there is one.
         retry_after: seconds after which trying again makes sense, or None.
+        message_limit: characters of the message that a client is told at most. Only what no client has a hand in may
+            be longer than this.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+    message_limit: ClassVar[int] = 500
     param: str | None = None
     retry_after: float | None = None
 

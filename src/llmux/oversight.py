@@ -32,10 +32,11 @@ class NothingToReloadError(LlmuxError):
 
 
 class ReloadRefusedError(LlmuxError):
-    """The configuration file cannot be used; nothing was changed."""
+    """The configuration file cannot be used; nothing was changed. The message tells of every fault, however many."""
 
     status: ClassVar[int] = 422
     code: ClassVar[str] = "reload_refused"
+    message_limit: ClassVar[int] = 1_000_000
 
 
 class Sinks:

@@ -1,4 +1,4 @@
-"""Faults that simulated worlds (`tests/simulation`) have found in the core, each as the shortest story that shows it."""
+"""Faults that simulated worlds (`tests/simulation`) have found in the core, each as a short story that shows it."""
 
 from __future__ import annotations
 

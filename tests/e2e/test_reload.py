@@ -304,3 +304,6 @@ async def test_an_operator_may_order_it(tmp_path: Path) -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "reload_refused")
         assert "models.a.port" in refused.json()["error"]["message"]
         assert (await ask(client, "b")).status_code == 200
+        path.write_text(json.dumps({"models": {f"m{number:03}": {"port": "none"} for number in range(100)}}))
+        told = (await client.post("/admin/v1/reload")).json()["error"]["message"]
+        assert [number for number in range(100) if f"models.m{number:03}.port" not in told] == [], "all are told of"

@@ -429,6 +429,25 @@ async def test_a_backend_that_does_not_answer(start: bytes, says: str) -> None:
         assert gateway.observer.done == [("m", 504)]
 
 
+async def test_an_operators_order_may_take_longer_than_a_backend_may() -> None:
+    """The control plane answers an order when a drain and two hooks are over."""
+    control = FakeBackend()
+    await control.start()
+    try:
+        async with rig(settings=HASTY, control=control.address) as gateway:
+            orders: list[BackendConnection] = []
+            control.play(lambda c, _: orders.append(c))
+            gateway.backend.play(b"")
+            operator = await gateway.client()
+            await operator.send(get(b"/admin/v1/models/m/switch", method=b"POST"))
+            await until(lambda: bool(orders))
+            assert (await gateway.ask(chat())).status == 504  # it came later, and its time is over
+            orders[0].write(OK)
+            assert (await operator.receive()).status == 200
+    finally:
+        await control.stop()
+
+
 @pytest.mark.fault(31)
 async def test_a_backend_that_falls_silent() -> None:
     async with rig(settings=HASTY) as gateway:

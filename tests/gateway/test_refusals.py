@@ -76,6 +76,7 @@ MALFORMED = [
     (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nx", 400),
     (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Type: a/b\r\nContent-Type: c/d\r\n\r\n", 400),
     (b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n", 501),
+    (b"TRACE /upstream/m/ HTTP/1.1\r\nHost: example.org\r\n\r\n", 501),
     (b"GET / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 501),
     (
         b"GET / HTTP/1.1\r\n"

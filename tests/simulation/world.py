@@ -259,8 +259,7 @@ class World:
         if people.orders:
             self._broken(f"{len(people.orders)} orders were never answered")
         # What is lost comes back by itself: its hooks tell the truth now.
-        # (A model that needs no memory may be lost, and no device with it.)
-        while any(model.lost is not None for model in self._driver.snapshot().models) and self._loop.time() < deadline:
+        while self._lost() and self._loop.time() < deadline:  # noqa: ASYNC110  # as above
             await asyncio.sleep(1.0)
         for spec in self._machine.settings.models:  # the machine must be usable again
             try:
@@ -271,6 +270,10 @@ class World:
             unnoticed = spec.name in machine.crashed or machine.natures[spec.name].always_alive
             if spec.name not in machine.up and not unnoticed:
                 self._broken(f"{spec.name} is said to be awake, and is not")
+
+    def _lost(self) -> bool:
+        """A model that needs no memory may be lost, and no device with it."""
+        return any(model.lost is not None for model in self._driver.snapshot().models)
 
     async def _stop(self, on_exit: OnExit, grace: float) -> None:
         people, machine = self._people, self._machine

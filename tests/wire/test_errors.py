@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmux.errors import BadRequestError, ModelNotFoundError, NoModelError
-from llmux.wire.errors import MESSAGE_LIMIT, error_body, printable, sse_error
+from llmux.errors import BadRequestError, LlmuxError, ModelNotFoundError, NoModelError
+from llmux.wire.errors import error_body, printable, sse_error
 
 
 def test_shape_of_an_unknown_model() -> None:
@@ -52,9 +52,9 @@ def test_unprintable_characters_are_escaped(text: str, shown: str) -> None:
 
 
 def test_long_text_is_cut() -> None:
-    assert printable("x" * MESSAGE_LIMIT) == "x" * MESSAGE_LIMIT
+    assert printable("x" * LlmuxError.message_limit) == "x" * LlmuxError.message_limit
     cut = printable("x" * 10_000_000)
-    assert cut == "x" * (MESSAGE_LIMIT - 1) + "…"
+    assert cut == "x" * (LlmuxError.message_limit - 1) + "…"
     assert printable("\n" * 30, 10) == r"\n\n\n\n\…"
 
 
@@ -62,4 +62,4 @@ def test_long_text_is_cut() -> None:
 def test_any_message_makes_one_short_printable_line(message: str) -> None:
     shown = json.loads(error_body(ModelNotFoundError(message)))["error"]["message"]
     assert shown.isprintable()
-    assert len(shown) <= MESSAGE_LIMIT
+    assert len(shown) <= LlmuxError.message_limit

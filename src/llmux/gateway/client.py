@@ -222,13 +222,13 @@ class ClientConnection(asyncio.Protocol):
 
     def _consume_later(self, data: bytes) -> None:
         """Too many clients have sent something in this moment. What it is about is found out when it is its turn."""
-        if self._phase == _IDLE:
-            self._phase = _HEAD
-            self.deadline = self._shared.loop.time() + self._shared.seconds.head
         if not self._overrun:
             self._keep(self._backlog + data)
         self._bound_backlog()
         if not self._turn:
+            if self._phase == _IDLE:
+                self._phase = _HEAD
+                self.deadline = self._shared.loop.time() + self._shared.seconds.head
             self._turn = True
             self._shared.turns.take(self)
 

@@ -265,7 +265,9 @@ class Exchange:
         self._response = response = reader(to_head=request.method == b"HEAD")
         self._connection = connection
         self._state = WAITING
-        self._client.deadline = self._shared.loop.time() + self._shared.seconds.response
+        # An operator's order is answered when it was carried out, which may take a drain and two hooks.
+        seconds = math.inf if self._to_control else self._shared.seconds.response
+        self._client.deadline = self._shared.loop.time() + seconds
         connection.send(head, request.body, response, self)
         if self._held and connection.flushed and request.method not in _REPLAYABLE:
             self._release_body()

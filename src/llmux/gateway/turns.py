@@ -1,9 +1,9 @@
 """What all happens at the same moment takes its turns, a few per round of the event loop.
 
 When a model wakes up for ten thousand requests, or cannot be woken, all of them are granted or refused in one event.
-To connect or to write an answer takes some 100 µs each: in one go, everybody else would wait for a second. The same goes
-for ten thousand clients that send, or leave, in one instant: the event loop hears of all of them before it looks at
-anything else. The first few go on at once, as they all do on an ordinary day, and the others take turns.
+To connect or to write an answer takes some 100 µs each: in one go, everybody else would wait for a second. The same
+goes for ten thousand clients that send, or leave, in one instant: the event loop hears of all of them before it looks
+at anything else. The first few go on at once, as they all do on an ordinary day, and the others take turns.
 """
 
 from __future__ import annotations

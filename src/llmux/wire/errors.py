@@ -1,7 +1,7 @@
 """The one place that turns an `LlmuxError` into bytes for a client.
 
-Pure. May import errors only. It never puts raw control characters, or more than `MESSAGE_LIMIT` characters that came
-from a client, into what it makes: a message ends up in terminals and logs.
+Pure. May import errors only. It never puts raw control characters, or more than `LlmuxError.message_limit` characters,
+into what it makes: a message ends up in terminals and logs, and may repeat what came from a client.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import msgspec
 
 from llmux.errors import LlmuxError
 
-MESSAGE_LIMIT = 500
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -25,7 +24,7 @@ class _Body(msgspec.Struct, frozen=True):
     error: _Error
 
 
-def printable(text: str, limit: int = MESSAGE_LIMIT) -> str:
+def printable(text: str, limit: int = LlmuxError.message_limit) -> str:
     r"""`text` with everything unprintable written as ``\n``, ``\x1b``, ``\ud800``…, cut to `limit` characters.
 
     Costs no more for a name of a megabyte than for one of `limit` characters.
@@ -41,9 +40,8 @@ def printable(text: str, limit: int = MESSAGE_LIMIT) -> str:
 
 def error_body(error: LlmuxError) -> bytes:
     """``{"error": {"message", "type", "param", "code"}}`` as OpenAI's API has it; ``type`` is ``llmux_error``."""
-    return _ENCODER.encode(
-        _Body(_Error(message=printable(error.message), type="llmux_error", param=error.param, code=error.code))
-    )
+    message = printable(error.message, error.message_limit)
+    return _ENCODER.encode(_Body(_Error(message=message, type="llmux_error", param=error.param, code=error.code)))
 
 
 def sse_error(error: LlmuxError) -> bytes:

@@ -177,7 +177,7 @@ class RequestReader(HeadReader):
         return BadRequestError(f"malformed request: {error}")
 
     def _upgrade(self) -> NotImplementedOnWireError:
-        return NotImplementedOnWireError("CONNECT and protocol upgrades are not supported")
+        return NotImplementedOnWireError("CONNECT, TRACE and protocol upgrades are not supported")
 
     def _end_head(self, head: bytes) -> None:
         lines = head.lstrip(b"\r\n").split(b"\r\n")
@@ -232,6 +232,8 @@ class RequestReader(HeadReader):
                 raise BadRequestError("malformed request: only HTTP/1.0 and HTTP/1.1 are spoken here")
             request.http11 = request.keep_alive = False
         request.method = parts[0]
+        if request.method == b"TRACE":  # it asks to be sent back what llmux adds and strips: no model has a use for it
+            raise self._upgrade()
         return parts[1]
 
     def _set_target(self, target: bytes, host: bytes | None) -> None:

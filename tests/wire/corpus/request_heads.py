@@ -103,6 +103,7 @@ TARGETS = [
     bad("asterisk-get", "only OPTIONS has that form", line(b"GET * HTTP/1.1"), 8),
     bad("authority-form", "only CONNECT has that form", line(b"GET a:80 HTTP/1.1"), 8),
     bad("connect", "no tunnels", line(b"CONNECT a:80 HTTP/1.1"), 6, 8, status=501),
+    bad("trace", "nothing is echoed", line(b"TRACE /upstream/m/x HTTP/1.1"), 6, status=501),
     bad("connect-path", "no tunnels, and not that form", line(b"CONNECT /upstream/m/x HTTP/1.1"), 6, 8, status=501),
     bad("other-scheme", "not HTTP", line(b"GET ftp://a/upstream/m/x HTTP/1.1"), 8),
     bad("file-scheme", "not HTTP", line(b"GET file:///upstream/m/x HTTP/1.1"), 8),
