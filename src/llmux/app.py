@@ -32,6 +32,7 @@ from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
 from llmux.telemetry.history import History
 from llmux.upstream import Canary
+from llmux.wire.rewrite import Params
 
 #: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
 LAST_WORDS_SECS = 2.0
@@ -46,7 +47,8 @@ def backend(name: str, model: ModelConfig) -> Backend:
     if model.canary is not None:
         body = model.canary.request_body(model.send_model_as or name)
         canary = Canary(model.canary.path, body, tuple(model.canary.headers.items()))
-    return Backend(name, model.address, model.send_model_as, canary)
+    params = Params.of(strip=model.strip_params, put=model.set_params)
+    return Backend(name, model.address, model.send_model_as, canary, params or None, model.keep_aliases)
 
 
 def scripts(config: Config) -> dict[tuple[str, Hook], HookSpec]:
@@ -76,6 +78,7 @@ def gateway_settings(config: Config) -> GatewaySettings:
         max_idle_upstream=shares.idle,
         timeouts=Timeouts(**config.timeouts_secs.model_dump()),
         trusted_proxies=tuple(parse_network(text) for text in config.trusted_proxies),
+        default_model=config.default_model,
     )
 
 

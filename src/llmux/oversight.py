@@ -73,7 +73,7 @@ class ClientView:
         self._driver = driver
 
     def models(self) -> Sequence[ModelEntry]:
-        return [ModelEntry(name, tuple(model.aliases)) for name, model in self._config().models.items()]
+        return [ModelEntry(name, tuple(model.aliases), model.metadata) for name, model in self._config().models.items()]
 
     def snapshot(self) -> Snapshot:
         return self._driver.snapshot()

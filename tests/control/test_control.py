@@ -46,7 +46,8 @@ class View:
         self.now = READY
 
     def models(self) -> list[ModelEntry]:
-        return [ModelEntry("small", aliases=("gpt-4o-mini", "tiny/one")), ModelEntry("org/big:q4")]
+        said = {"context_length": 8192, "capabilities": ["completion", "tools"], "details": {"family": "llama"}}
+        return [ModelEntry("small", ("gpt-4o-mini", "tiny/one"), said), ModelEntry("org/big:q4")]
 
     def snapshot(self) -> Snapshot:
         return self.now
@@ -85,7 +86,7 @@ async def test_models_are_listed_by_id_and_owned_by_llmux(client: httpx.AsyncCli
         assert answer["object"] == "list"
         assert [model["id"] for model in answer["data"]] == ["org/big:q4", "small"]
         for model in answer["data"]:
-            assert set(model) == {"id", "object", "created", "owned_by"}
+            assert set(model) == {"id", "object", "created", "owned_by", "state", "aliases", "metadata"}
             assert (model["object"], model["owned_by"]) == ("model", "llmux")
             assert isinstance(model["created"], int)
             assert model["created"] > 1_700_000_000

@@ -20,6 +20,7 @@ from llmux.errors import LlmuxError
 from llmux.gateway import Backend, Gateway, GatewaySettings, Limit
 from llmux.messages import Failure
 from llmux.ports import Requester
+from llmux.wire.rewrite import Params
 
 PATIENCE = 10.0
 """Seconds that anything awaited may take before a test fails."""
@@ -450,6 +451,8 @@ async def rig(
     *,
     settings: GatewaySettings | None = None,
     send_model_as: str | None = None,
+    params: Params | None = None,
+    keep_aliases: bool = False,
     base: str = "",
     backend: FakeBackend | None = None,
     address: BackendAddress | None = None,
@@ -470,7 +473,10 @@ async def rig(
     scheduler, observer = FakeScheduler(), FakeObserver()
     gateway = Gateway(
         scheduler=scheduler,
-        backends={"m": Backend("m", address, send_model_as), **(others or {})},
+        backends={
+            "m": Backend("m", address, send_model_as, params=params, keep_aliases=keep_aliases),
+            **(others or {}),
+        },
         control=control,
         settings=settings or GatewaySettings(),
         observer=observer,

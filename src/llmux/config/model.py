@@ -43,6 +43,7 @@ from llmux.config.fields import (
 )
 from llmux.config.policy import PolicyConfig
 from llmux.config.secrets import empty_keys, pattern_faults
+from llmux.config.shaping import DefaultModel, KeepAliases, Metadata, SetParams, StripParams
 from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
 from llmux.config.tree import Location, Node, dotted
 from llmux.errors import ConfigError
@@ -170,10 +171,15 @@ class ModelConfig(Section):
     )
     send_model_as: Name | None = Field(
         default=None,
-        description="Put this name in the place of the request's `model` before the backend sees it. null = the body "
-        "is relayed byte for byte. Default: null.",
+        description="Put this name in the place of the request's `model`, in the body or in `?model=`, before the "
+        "backend sees it. null = the model's own name takes the place of an alias (see `keep_aliases`), and is itself "
+        "left as it is. Default: null.",
         examples=["meta-llama/Llama-3.1-8B-Instruct"],
     )
+    keep_aliases: KeepAliases = False
+    strip_params: StripParams = Field(default=[])
+    set_params: SetParams = Field(default={})
+    metadata: Metadata = Field(default={})
 
     @field_validator("canary", mode="before")
     @classmethod
@@ -242,6 +248,7 @@ class Config(Section):
             }
         ],
     )
+    default_model: DefaultModel = None
     policy: PolicyConfig = Field(
         default=PolicyConfig(),
         description="When to switch, and to which model. Default: the policy break-even.",
@@ -402,6 +409,8 @@ class Config(Section):
         for name in self.policy.levels:
             if name not in self.models:
                 faults.append((("policy", "levels", name), f"unknown model{did_you_mean(name, self.models)}"))
+        if self.default_model is not None and self.default_model not in (names := self.names()):
+            faults.append((("default_model",), f"unknown model{did_you_mean(self.default_model, names)}"))
         faults += pattern_faults(self.api_keys, self.names())
         faults += empty_keys(self.model_fields_set, self.api_keys, self.admin_keys)
         if faults:

@@ -1,13 +1,12 @@
 """The web application of the control plane: the list of models, metrics, health and readiness.
 
-Every route is read-only and answers GET and HEAD. Whatever goes wrong is answered in the shape that OpenAI's clients
+Every route but the admin API's is read-only. Whatever goes wrong is answered in the shape that OpenAI's clients
 read, through `llmux.wire.errors`. No route may run a hook or wake a model: probes must not cost a switch.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -22,12 +21,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from llmux.access import Access, Key
+from llmux.access import Access
 from llmux.control import admin, ui
 from llmux.control.admin import Orders, Sight
-from llmux.control.guard import KEY, Guard
+from llmux.control.guard import Guard
+from llmux.control.listing import Listing
 from llmux.control.view import ControlView
-from llmux.errors import LlmuxError, ModelNotAllowedError, ModelNotFoundError, NoModelError
+from llmux.errors import LlmuxError, NoModelError
 from llmux.snapshot import DeviceSnapshot, ModelSnapshot, SwitchSnapshot
 from llmux.telemetry import CONTENT_TYPE, Telemetry
 from llmux.version import version
@@ -41,20 +41,6 @@ class MethodNotAllowedError(LlmuxError):
 
     status: ClassVar[int] = 405
     code: ClassVar[str] = "method_not_allowed"
-
-
-class _Model(msgspec.Struct, frozen=True):
-    """As in OpenAI's API reference, "The model object". `created` is in seconds since 1970."""
-
-    id: str
-    created: int
-    object: str = "model"
-    owned_by: str = "llmux"
-
-
-class _ModelList(msgspec.Struct, frozen=True):
-    data: list[_Model]
-    object: str = "list"
 
 
 class _Health(msgspec.Struct, frozen=True):
@@ -78,22 +64,6 @@ class _Handlers:
     def __init__(self, view: ControlView, telemetry: Telemetry) -> None:
         self._view = view
         self._telemetry = telemetry
-        self._started = int(time.time())
-
-    async def models(self, request: Request) -> Response:
-        key: Key | None = request.scope[KEY]
-        names = sorted(entry.name for entry in self._view.models() if key is None or key.opens(entry.name))
-        return _json(_ModelList([_Model(name, self._started) for name in names]))
-
-    async def model(self, request: Request) -> Response:
-        wanted: str = request.path_params["id"]
-        key: Key | None = request.scope[KEY]
-        for entry in self._view.models():
-            if wanted == entry.name or wanted in entry.aliases:
-                if key is not None and not key.opens(entry.name):
-                    raise ModelNotAllowedError(f"this key does not open the model {wanted!r}")
-                return _json(_Model(entry.name, self._started))
-        raise ModelNotFoundError(wanted)
 
     async def metrics(self, request: Request) -> Response:
         # In a thread: writing thousands of series takes longer than streams on this loop should have to wait.
@@ -138,9 +108,7 @@ def build_control(
     if sight is not None and orders is not None:
         routes += admin.routes(sight, orders)
         routes += ui.routes()
-    for prefix in ("/v1", ""):
-        routes.append(Route(f"{prefix}/models", handlers.models))
-        routes.append(Route(f"{prefix}/models/{{id:path}}", handlers.model))
+    routes += Listing(view, _VERSION).routes()
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Guard, access=access, refuse=_error)],

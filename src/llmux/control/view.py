@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -11,10 +11,12 @@ from llmux.snapshot import Snapshot
 
 
 class ModelEntry(msgspec.Struct, frozen=True):
-    """A configured model: its name, and the other names that requests may use for it."""
+    """A configured model: its name, the other names that requests may use for it, and what the configuration has
+    clients know of it."""
 
     name: str
     aliases: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = {}
 
 
 class ControlView(Protocol):

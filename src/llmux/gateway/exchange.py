@@ -24,14 +24,14 @@ from llmux.errors import (
 )
 from llmux.gateway.access import admit, answer_fields, check_model, preflight
 from llmux.gateway.observer import CLIENT_GONE
-from llmux.gateway.routing import find_route
+from llmux.gateway.rewriting import rename, shape
+from llmux.gateway.routing import NOWHERE, Route, find_route, resolve
 from llmux.gateway.shared import Shared
 from llmux.messages import Failure
 from llmux.upstream import Pool, UpstreamConnection
 from llmux.wire.errors import sse_error
 from llmux.wire.headers import without_cors
 from llmux.wire.heads import empty_response, ends_with_connection, error_response, request_head, response_head
-from llmux.wire.peek import with_model
 from llmux.wire.request import Request
 from llmux.wire.response import DecodingResponseReader, ResponseReader
 
@@ -63,6 +63,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_asked",
         "_client",
         "_connect",
         "_connection",
@@ -70,7 +71,6 @@ class Exchange:
         "_first_byte",
         "_granted",
         "_held",
-        "_in_body",
         "_last_bytes",
         "_model",
         "_path",
@@ -97,7 +97,7 @@ class Exchange:
         self._state: int = ARRIVING
         self._model: str | None = None
         self._to_control = False
-        self._in_body = False
+        self._asked: Route | None = None
         self._path = b""
         self._pool: Pool | None = None
         self._request_id = -1
@@ -150,7 +150,7 @@ class Exchange:
     def _route(self) -> None:
         shared, request = self._shared, self._request
         try:
-            route = find_route(request)
+            route = find_route(request, shared.scheduler, shared.settings.default_model)
         except LlmuxError:
             admit(shared.access, request, to_model=True)  # strangers do not even hear what is wrong with it
             raise
@@ -162,12 +162,18 @@ class Exchange:
             self._to_control = True
             self._pool = shared.control
             return
-        model = shared.scheduler.resolve(route.name)
+        model = shared.scheduler.resolve(route.name) or resolve(shared.scheduler, route.name)
         if model is None or model not in shared.backends:
             raise ModelNotFoundError(route.name)
         check_model(shared.access, request, key, model)
         self._model = model
-        self._in_body = route.in_body
+        backend = shared.backends[model]
+        if backend.params is not None or route.named == NOWHERE:
+            size = len(request.body)
+            route = shape(request, backend, route)
+            shared.buffered += len(request.body) - size
+            self._held += len(request.body) - size
+        self._asked = route
 
     # --- Requester: what the scheduler says -----------------------------------------------------------------------
 
@@ -214,9 +220,13 @@ class Exchange:
         if self._model is not None:  # only now: while it waited, its backend may have become another one
             backend = self._shared.backends[self._model]
             self._pool = self._shared.pools[self._model]
-            if self._in_body and backend.send_model_as is not None:
-                request = self._request
-                request.body = with_model(request.content_type, request.body, backend.send_model_as)
+            asked = self._asked
+            if asked is not None and (backend.send_model_as is not None or asked.name != self._model):
+                try:
+                    rename(self._request, backend, asked)
+                except LlmuxError as error:
+                    self._fail(error)
+                    return
         assert self._pool is not None  # noqa: S101  (set here or by _route, or start went no further)
         connection = self._pool.take(self._shared.loop.time())
         if connection is None:

@@ -1,33 +1,58 @@
 """Whom a request is for: a model, or the control plane.
 
 Pure. The order: llmux's own `/admin` and `/ui` (whose bodies may well name a model, of which an operator wants
-something), `/upstream/<model>/…`, the body, `?model=`, and then the other paths of the control plane.
+something) and Ollama's `/api/show` (which clients ask of every model before they use one, so that it must wake none),
+`/upstream/<model>/…`, the body, `?model=`, the other paths of the control plane, and then the model that is for
+requests which name none.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
+from urllib.parse import unquote_to_bytes
 
 from llmux.errors import NoModelError, UnsupportedEncodingError
+from llmux.wire.names import other_spelling
 from llmux.wire.peek import model_in_body, model_in_target
 from llmux.wire.request import Request
 
-_ALWAYS_CONTROL: Final = (b"/admin", b"/ui")
-_CONTROL: Final = (b"/v1/models", b"/models", b"/metrics", b"/health", b"/ready")
+_ALWAYS_CONTROL: Final = (b"/admin", b"/ui", b"/api/show")
+_CONTROL: Final = frozenset(
+    {b"/v1/models", b"/models", b"/metrics", b"/health", b"/ready", b"/api/tags", b"/api/ps", b"/api/version"}
+)
 _CONTROL_TREES: Final = (b"/v1/models/", b"/models/")
+_UPSTREAM: Final = b"/upstream/"
+_MOST_PARTS: Final = 8
+"""Parts between slashes that a model's name may have in a path, unless its slashes are written ``%2F``."""
+
+_SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
+
+# Where a request names its model. Plain ints, as for the states of an exchange.
+IN_PATH: Final = 0
+IN_BODY: Final = 1
+IN_QUERY: Final = 2
+NOWHERE: Final = 3
+"""It names none, and is for the model that such requests are for."""
 
 
 class Route(NamedTuple):
     """`name` is the model or alias asked for, None for the control plane. `path` is what to ask the backend for.
-    `in_body` tells whether it was the body that named it."""
+    `named` tells where the name was found."""
 
     name: str | None
     path: bytes
-    in_body: bool = False
+    named: int = IN_PATH
 
 
-def find_route(request: Request) -> Route:
-    """Whom `request` is for.
+class Names(Protocol):
+    """The part of `llmux.ports.Scheduler` that is needed here."""
+
+    def resolve(self, name: str) -> str | None:
+        """The configured model that `name` (a name or an alias) means, or None."""
+
+
+def find_route(request: Request, names: Names, default: str | None = None) -> Route:
+    """Whom `request` is for. `default` is the model for requests that ask for work and name none.
 
     Raises:
         NoModelError: nobody.
@@ -35,8 +60,8 @@ def find_route(request: Request) -> Route:
         UnsupportedEncodingError: only its body could tell, and that is compressed.
     """
     path = request.path
-    if path.startswith(b"/upstream/"):
-        return Route(*model_in_target(path, request.query[1:]))
+    if path.startswith(_UPSTREAM):
+        return _under_upstream(path, names)
     if path.startswith(_ALWAYS_CONTROL) and any(_is_under(path, root) for root in _ALWAYS_CONTROL):
         return Route(None, path)
     coding = request.content_encoding
@@ -44,16 +69,38 @@ def find_route(request: Request) -> Route:
     if request.body and not compressed:
         name = model_in_body(request.content_type, request.body)
         if name is not None:
-            return Route(name, path, True)
+            return Route(name, path, IN_BODY)
     if request.query:
         name, _ = model_in_target(path, request.query[1:])
         if name is not None:
-            return Route(name, path)
+            return Route(name, path, IN_QUERY)
     if path in _CONTROL or path.startswith(_CONTROL_TREES):
         return Route(None, path)
     if compressed:
         raise UnsupportedEncodingError("the request's body is compressed, so no model can be read from it")
+    # A page's icon, or a scanner's GET, must not wake a model that nobody asked for.
+    if default is not None and request.method not in _SAFE:
+        return Route(default, path, NOWHERE)
     raise NoModelError
+
+
+def resolve(names: Names, name: str) -> str | None:
+    """The configured model that `name` means, or None, however it is spelt."""
+    found = names.resolve(name)
+    if found is not None:
+        return found
+    other = other_spelling(name)
+    return None if other is None else names.resolve(other)
+
+
+def _under_upstream(path: bytes, names: Names) -> Route:
+    """Of several names that the path may begin with, the longest: `org/name` rather than `org`."""
+    parts = path[len(_UPSTREAM) :].split(b"/", _MOST_PARTS)
+    for count in range(min(len(parts), _MOST_PARTS), 1, -1):
+        name = unquote_to_bytes(b"/".join(parts[:count])).decode(errors="replace")
+        if names.resolve(name) is not None:
+            return Route(name, b"/" + b"/".join(parts[count:]))
+    return Route(*model_in_target(path, b""))
 
 
 def _is_under(path: bytes, root: bytes) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from llmux.addresses import BackendAddress, Network, in_networks
 from llmux.upstream import Canary
+from llmux.wire.rewrite import Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class GatewaySettings:
         max_idle_upstream: idle connections kept per backend.
         upstream_idle_seconds: how long they are kept; uvicorn closes its side after 5 s.
         trusted_proxies: networks of the proxies whose X-Forwarded-* fields are believed.
+        default_model: for requests that ask for work and name no model; None: they are refused.
     """
 
     max_head_bytes: int = 64 * 1024
@@ -55,6 +57,7 @@ class GatewaySettings:
     upstream_idle_seconds: float = 4.0
     timeouts: Timeouts = field(default_factory=Timeouts)
     trusted_proxies: tuple[Network, ...] = ()
+    default_model: str | None = None
 
     def trusts(self, address: str) -> bool:
         """Is the client at `address` one of the trusted proxies?"""
@@ -63,10 +66,18 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where a configured model is served, under which name, if requests are to be rewritten to have it, and what it is
-    asked after a wake, if anything."""
+    """Where a configured model is served, and how its requests are to be written.
+
+    Attributes:
+        send_model_as: the name that it is served under, if that is not `model`.
+        canary: what it is asked after a wake, if anything.
+        params: what is taken out of JSON bodies and put into them, if anything.
+        keep_aliases: requests that name it by an alias reach it with that alias; else with the name that it knows.
+    """
 
     model: str
     address: BackendAddress
     send_model_as: str | None = None
     canary: Canary | None = None
+    params: Params | None = None
+    keep_aliases: bool = False

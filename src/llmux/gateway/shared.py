@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmux.access import Access
@@ -124,8 +125,8 @@ class Shared:
 
     def reconfigure(self, backends: Mapping[str, Backend], settings: GatewaySettings) -> None:
         """Go on with these. Where a model's backend is, and what it calls the model, counts from its next wake: until
-        then, what serves is what was woken by the old configuration. New models are there at once; a model that is
-        not among `backends` keeps its own until `remove`."""
+        then, what serves is what was woken by the old configuration. What is done to requests counts at once. New
+        models are there at once; a model that is not among `backends` keeps its own until `remove`."""
         self.settings = settings
         self.seconds = Seconds(settings.timeouts)
         for client in self.clients:
@@ -135,7 +136,10 @@ class Shared:
             known = self.backends.get(model)
             if known is None:
                 self._put(backend)
-            elif known != backend:
+                continue
+            known = replace(known, params=backend.params, keep_aliases=backend.keep_aliases)
+            self.backends[model] = known
+            if known != backend:
                 self._to_be[model] = backend
 
     def take_new_backend(self, model: str) -> bool:

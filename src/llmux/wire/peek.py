@@ -56,6 +56,24 @@ def model_in_body(content_type: bytes | None, body: bytes | bytearray) -> str | 
     return _model_in_json(body)
 
 
+def checked_json(content_type: bytes | None, body: bytes | bytearray) -> bool:
+    """Is `body` read as JSON, as `model_in_body` has it?
+
+    Raises:
+        BadRequestError: it would have to be, and is not valid; or its `model` is not a name.
+    """
+    kind = _media_type(content_type)
+    if kind == b"multipart/form-data" or not body or not (_is_json(kind) or _OBJECT.match(body)):
+        return False
+    _model_in_json(body)
+    return True
+
+
+def is_object(body: bytes | bytearray) -> bool:
+    """Does `body`, which is valid JSON, have members?"""
+    return _OBJECT.match(body) is not None
+
+
 def with_model(content_type: bytes | None, body: bytes | bytearray, model: str) -> bytes:
     """`body` with every top-level `model` naming `model` instead, and everything else byte for byte as it was.
 
