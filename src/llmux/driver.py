@@ -20,11 +20,13 @@ from llmux.core.report import snapshot
 from llmux.errors import (
     BackoffError,
     DeviceLostError,
+    DrainedError,
     HookFailedError,
     LlmuxError,
     ModelNotFoundError,
     NotReadyError,
     QueueFullError,
+    ReleasedError,
     RequestCancelledError,
     RequestNotFoundError,
     ShuttingDownError,
@@ -50,10 +52,16 @@ from llmux.messages import (
     ModelRemoved,
     OnExit,
     OperatorCheck,
+    OperatorDrain,
     OperatorFree,
+    OperatorPin,
+    OperatorRelease,
     OperatorReply,
+    OperatorResume,
     OperatorSleep,
     OperatorSwitch,
+    OperatorUndrain,
+    OperatorUnpin,
     Outcome,
     Refusal,
     Reject,
@@ -85,6 +93,8 @@ _ERRORS: Mapping[Refusal, type[SwitchError]] = {
     Refusal.BACKOFF: BackoffError,
     Refusal.DEVICE_LOST: DeviceLostError,
     Refusal.QUEUE_FULL: QueueFullError,
+    Refusal.RELEASED: ReleasedError,
+    Refusal.DRAINED: DrainedError,
     Refusal.SHUTTING_DOWN: ShuttingDownError,
 }
 
@@ -461,6 +471,33 @@ class Driver:
     async def look(self, model: str) -> None:
         """Look at `model` now, if it is lost; raises a `DeviceLostError` if it still is after that."""
         await self._command(lambda number: OperatorCheck(number, model))
+
+    async def release(self, *, refuse: bool) -> None:
+        """Put everything to sleep, and wake nothing until `resume`; requests wait meanwhile, or are refused. Returns
+        once everything sleeps; raises a `SwitchError` if something could not be put to sleep. Nothing is woken even
+        then."""
+        await self._command(lambda number: OperatorRelease(number, refuse))
+
+    async def resume(self) -> None:
+        """Wake models again for those who ask for them."""
+        await self._command(OperatorResume)
+
+    async def drain(self, model: str) -> None:
+        """Let `model` finish what it has in flight, put it to sleep, and hold its requests until `undrain`; raises a
+        `SwitchError` if it could not be put to sleep. It is given no requests even then."""
+        await self._command(lambda number: OperatorDrain(number, model))
+
+    async def undrain(self, model: str) -> None:
+        """Give `model` requests again, and wake it for them."""
+        await self._command(lambda number: OperatorUndrain(number, model))
+
+    async def pin(self, model: str) -> None:
+        """Once it is awake, never put `model` to sleep for another."""
+        await self._command(lambda number: OperatorPin(number, model))
+
+    async def unpin(self, model: str) -> None:
+        """Let `model` be put to sleep for others again."""
+        await self._command(lambda number: OperatorUnpin(number, model))
 
     def cancel(self, request_id: int) -> None:
         """End a request: one that waits is refused, one that is served is cut off.

@@ -124,6 +124,8 @@ class Oversight:
                     sleep_secs=core.costs.sleep(one.name),
                     arrivals_per_sec=model.arrival_rate(now),
                     lost=one.lost,
+                    pinned=one.pinned,
+                    drained=one.drained,
                 )
             )
         return views
@@ -157,6 +159,24 @@ class Oversight:
 
     async def look(self, model: str) -> None:
         await self._driver.look(model)
+
+    async def release(self, *, refuse: bool) -> None:
+        await self._driver.release(refuse=refuse)
+
+    async def resume(self) -> None:
+        await self._driver.resume()
+
+    async def drain(self, model: str) -> None:
+        await self._driver.drain(model)
+
+    async def undrain(self, model: str) -> None:
+        await self._driver.undrain(model)
+
+    async def pin(self, model: str) -> None:
+        await self._driver.pin(model)
+
+    async def unpin(self, model: str) -> None:
+        await self._driver.unpin(model)
 
     def cancel(self, request_id: int) -> None:
         self._driver.cancel(request_id)

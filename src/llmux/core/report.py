@@ -10,12 +10,13 @@ from llmux.snapshot import (
     DeviceSnapshot,
     LostSnapshot,
     ModelSnapshot,
+    ReleasedSnapshot,
     Snapshot,
     SwitchSnapshot,
 )
 
 #: Timers after which the scheduler looks at its queues again, as opposed to deadlines and periodic checks.
-_PROGRESS_TIMERS = ("recheck", "sleep:", "verify:", "lost:", "drain:", "leave:")
+_PROGRESS_TIMERS = ("recheck", "sleep:", "verify:", "lost:", "drain:", "leave:", "yield:")
 
 
 def snapshot(core: Core, now: float) -> Snapshot:
@@ -37,7 +38,7 @@ def snapshot(core: Core, now: float) -> Snapshot:
         or any(key.startswith(_PROGRESS_TIMERS) for key in ledger.timers)
     )
     return Snapshot(
-        models=tuple(_model(ledger, model, now) for model in ledger.models.values()),
+        models=tuple(_model(core, model, now) for model in ledger.models.values()),
         devices=tuple(
             DeviceSnapshot(
                 name=name,
@@ -52,6 +53,7 @@ def snapshot(core: Core, now: float) -> Snapshot:
         work_pending=pending,
         stopping=ledger.stop is not None,
         switches=tuple(_switch(switch, now) for switch in ledger.switches.values()),
+        released=_released(ledger, now),
         overdue=tuple(f"{run.hook} of {run.model.name}" for run in ledger.runs.values() if _overdue(run, now)),
     )
 
@@ -65,6 +67,13 @@ def _switch(switch: Switch, now: float) -> SwitchSnapshot:
         phase = ModelState.SLEEPING
     to_model = None if switch.target is None else switch.target.name
     return SwitchSnapshot(switch.from_model, to_model, phase, now - switch.began)
+
+
+def _released(ledger: Ledger, now: float) -> ReleasedSnapshot | None:
+    if ledger.released is None:
+        return None
+    holding = tuple(name for name in ledger.models if name in ledger.holding)
+    return ReleasedSnapshot(ledger.released.refuse, max(0.0, now - ledger.released.since), holding)
 
 
 def _overdue(run: Run, now: float) -> bool:
@@ -83,7 +92,8 @@ def _lost(ledger: Ledger, model: Model, now: float) -> LostSnapshot | None:
     )
 
 
-def _model(ledger: Ledger, model: Model, now: float) -> ModelSnapshot:
+def _model(core: Core, model: Model, now: float) -> ModelSnapshot:
+    ledger = core.ledger
     oldest = model.oldest_arrival
     return ModelSnapshot(
         name=model.name,
@@ -93,4 +103,7 @@ def _model(ledger: Ledger, model: Model, now: float) -> ModelSnapshot:
         oldest_waiter_age=None if oldest is None else now - oldest,
         devices=tuple(model.placement) if model.placement is not None else (),
         lost=_lost(ledger, model, now),
+        pinned=model.pinned,
+        drained=model.drained,
+        pinned_against=core.planner.pinned_against(model) if model.waiters else (),
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 import msgspec
 
 from llmux.messages import ModelState
-from llmux.snapshot import DeviceSnapshot, LostSnapshot, SwitchSnapshot
+from llmux.snapshot import DeviceSnapshot, LostSnapshot, ReleasedSnapshot, SwitchSnapshot
 from llmux.telemetry.history import HookRecord, StateRecord, SwitchRecord
 
 
 class ModelView(msgspec.Struct, frozen=True):
     """A model. `wake_secs` and `sleep_secs` are moving averages, null until observed. `arrivals_per_sec` is a moving
-    average, too. `lost` is null unless the model is."""
+    average, too. `lost` is null unless the model is. `pinned`: once awake, it is not put to sleep for others. `drained`: an
+    operator wants it asleep, and its requests wait."""
 
     name: str
     state: ModelState
@@ -27,6 +28,8 @@ class ModelView(msgspec.Struct, frozen=True):
     sleep_secs: float | None = None
     arrivals_per_sec: float = 0.0
     lost: LostSnapshot | None = None
+    pinned: bool = False
+    drained: bool = False
 
 
 class RequestView(msgspec.Struct, frozen=True):
@@ -47,7 +50,8 @@ class Cost(msgspec.Struct, frozen=True, rename={"from_model": "from", "to_model"
 
 
 class State(msgspec.Struct, frozen=True):
-    """The whole at one moment. `reasons` says why llmux is not ready, and is empty when it is."""
+    """The whole at one moment. `reasons` says why llmux is not ready, and is empty when it is. `released` is null unless
+    an operator has the devices; `holding` in it are the models that do not sleep yet, or again."""
 
     version: str
     started: float
@@ -60,6 +64,7 @@ class State(msgspec.Struct, frozen=True):
     switches: tuple[SwitchSnapshot, ...]
     devices: tuple[DeviceSnapshot, ...]
     models: list[ModelView]
+    released: ReleasedSnapshot | None = None
 
 
 class Models(msgspec.Struct, frozen=True):
