@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from llmux import logs
 from llmux.core import IMPLICIT_DEVICE, ConfigChanged, Core, CoreEvent, CoreSettings, PolicyNote
-from llmux.core.report import snapshot
+from llmux.core.report import orders, snapshot, standing
 from llmux.errors import (
     BackoffError,
     DeviceLostError,
@@ -73,7 +73,7 @@ from llmux.messages import (
     TimerFired,
 )
 from llmux.ports import Backends, Requester
-from llmux.snapshot import Snapshot
+from llmux.snapshot import Snapshot, Standing
 
 log = logs.get_logger("llmux.driver")
 
@@ -455,6 +455,16 @@ class Driver:
         if not self._started:
             self._started = True
             self.dispatch(Start())
+
+    def restore(self, standing: Standing) -> None:
+        """Have the orders stand that stood when llmux last ran. To be called before `start`, and before requests
+        come."""
+        for order in orders(self.core, standing):
+            self.dispatch(order)
+
+    def standing(self) -> Standing:
+        """The orders of operators that stand until they are taken back."""
+        return standing(self.core)
 
     async def switch(self, model: str) -> None:
         """Make `model` awake; raises a `SwitchError` if that fails."""

@@ -15,7 +15,7 @@ from llmux.control.view import ModelEntry
 from llmux.driver import Driver
 from llmux.errors import LlmuxError
 from llmux.hooks import HookResult
-from llmux.messages import Effect, Hook
+from llmux.messages import DrainChanged, Effect, Hook, ModelRemoved, PinChanged, Released, Resumed
 from llmux.snapshot import Snapshot
 from llmux.telemetry import Telemetry
 from llmux.telemetry.history import History
@@ -38,14 +38,22 @@ class ReloadRefusedError(LlmuxError):
     code: ClassVar[str] = "reload_refused"
 
 
-class Sinks:
-    """Tells metrics and log, and the history, what happened."""
+#: What changes the orders that stand.
+_STANDING = frozenset({Released, Resumed, DrainChanged, PinChanged, ModelRemoved})
 
-    def __init__(self, telemetry: Telemetry, history: History) -> None:
+
+class Sinks:
+    """Tells metrics and log, and the history, what happened. `standing_changed` is called when an operator's order that
+    stands until it is taken back was given, or was taken back."""
+
+    def __init__(self, telemetry: Telemetry, history: History, standing_changed: Callable[[], None]) -> None:
         self._telemetry = telemetry
         self._history = history
+        self._standing_changed = standing_changed
 
     def fact(self, now: float, effect: Effect) -> None:
+        if type(effect) in _STANDING:
+            self._standing_changed()
         self._history.fact(now, effect)
         self._telemetry.fact(now, effect)
 
@@ -126,6 +134,7 @@ class Oversight:
                     lost=one.lost,
                     pinned=one.pinned,
                     drained=one.drained,
+                    pinned_against=one.pinned_against,
                 )
             )
         return views

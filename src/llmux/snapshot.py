@@ -44,6 +44,22 @@ class ReleasedSnapshot(msgspec.Struct, frozen=True):
     holding: tuple[str, ...] = ()
 
 
+class Pin(msgspec.Struct, frozen=True):
+    """An operator's word on whether a model is pinned, and what the configuration said when that was given."""
+
+    pinned: bool
+    configured: bool
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """The orders of operators that stand until they are taken back. `released` says whether requests are refused, None
+    that llmux is not released; `pins` has the models of which the configuration says something else."""
+
+    released: bool | None = None
+    drained: tuple[str, ...] = ()
+    pins: dict[str, Pin] = {}
+
+
 class LostSnapshot(msgspec.Struct, frozen=True):
     """What is known of a lost model: for how long it has been, how its last sleep failed, and in how many seconds it is
     looked at again; None while it is being looked at."""

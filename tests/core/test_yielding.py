@@ -357,3 +357,25 @@ def test_the_configuration_says_how_it_begins_and_has_the_last_word_when_it_chan
     play.reconfigure(replace(settings, models=(*settings.models[:3], replace(small, pinned=True))))
     play.reconfigure(settings)
     assert not snapshot(play.core, 0).models[3].pinned
+
+
+def test_nobody_waits_behind_those_who_are_shut_out_by_a_pin() -> None:
+    play = awake(three_on_two_gpus(alive_interval=0), "left")
+    play.command(OperatorPin, "left")
+    shut_out, other = play.arrive("big"), play.arrive("right")
+    assert play.running() == ["wake right"]  # fifo would have had it wait for the one that came first
+    play.wake("right")
+    assert other in play.in_flight
+    assert shut_out in play.waiting
+
+
+def test_a_failed_canary_gets_no_second_wake_while_released() -> None:
+    settings = two()
+    play = Play(replace(settings, models=tuple(replace(spec, canary=True) for spec in settings.models)))
+    play.arrive("a")
+    play.wake("a")
+    order = play.release()
+    play.end(next(iter(play.hooks.values())), Outcome.FAILED)
+    play.sleep("a")
+    assert not play.running()
+    assert reply(play, order).reason is None

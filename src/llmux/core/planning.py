@@ -79,11 +79,15 @@ class Planner:
     def waiting(self) -> Sequence[Model]:
         # Asked for by the core and by its policy: kept until something happens, which always adds to the effects.
         if self._waiting is None or self._waiting_seen != len(self._ledger.out):
-            self._waiting = [
+            waiting = [
                 model
                 for model in self._ledger.waiting_models.values()
                 if model.switch is None and not model.closed and (model.state is _ASLEEP or model.state is _UNCONFIRMED)
             ]
+            if waiting and any(model.pinned for model in self._ledger.holding.values()):
+                # Nobody else should wait behind those whom an operator has shut out.
+                waiting = [model for model in waiting if not self.pinned_against(model)]
+            self._waiting = waiting
             self._waiting_seen = len(self._ledger.out)
         return self._waiting
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from llmux.core.core import Core
 from llmux.core.ledger import Ledger, Model, Purpose, Run, Switch
-from llmux.messages import ModelState
+from llmux.messages import Event, ModelState, OperatorDrain, OperatorPin, OperatorRelease, OperatorUnpin
 from llmux.snapshot import (
     OVERDUE_SECS,
     DeviceSnapshot,
     LostSnapshot,
     ModelSnapshot,
+    Pin,
     ReleasedSnapshot,
     Snapshot,
+    Standing,
     SwitchSnapshot,
 )
 
@@ -56,6 +58,31 @@ def snapshot(core: Core, now: float) -> Snapshot:
         released=_released(ledger, now),
         overdue=tuple(f"{run.hook} of {run.model.name}" for run in ledger.runs.values() if _overdue(run, now)),
     )
+
+
+def standing(core: Core) -> Standing:
+    """The orders that stand. O(models)."""
+    ledger = core.ledger
+    models = ledger.models.values()
+    return Standing(
+        released=None if ledger.released is None else ledger.released.refuse,
+        drained=tuple(model.name for model in models if model.drained),
+        pins={m.name: Pin(m.pinned, m.spec.pinned) for m in models if m.pinned != m.spec.pinned},
+    )
+
+
+def orders(core: Core, standing: Standing) -> list[Event]:
+    """What to tell a core that has just been made so that `standing` stands again, as far as it has the models. Nobody
+    waits for the replies."""
+    found: list[Event] = []
+    if standing.released is not None:
+        found.append(OperatorRelease(0, standing.released))
+    models = core.ledger.models
+    found += [OperatorDrain(0, name) for name in standing.drained if name in models]
+    for name, pin in standing.pins.items():
+        if name in models and models[name].spec.pinned == pin.configured:  # else the file was changed since
+            found.append(OperatorPin(0, name) if pin.pinned else OperatorUnpin(0, name))
+    return found
 
 
 def _switch(switch: Switch, now: float) -> SwitchSnapshot:

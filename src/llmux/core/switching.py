@@ -288,7 +288,7 @@ class Switching:
         if any(victim.switch is switch and victim.state is ModelState.SLEEPING for victim in switch.victims):
             return
         target = switch.target
-        if switch.failed or switch.void or target is None or not target.wanted:
+        if switch.failed or switch.void or target is None or target.closed or not target.wanted:
             self._close(switch)
             result = "failure" if switch.failed else "cancelled"
             self._ended(switch, result, now, detail=switch.failed or switch.unproven or switch.void)

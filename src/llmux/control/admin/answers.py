@@ -15,7 +15,8 @@ from llmux.telemetry.history import HookRecord, StateRecord, SwitchRecord
 class ModelView(msgspec.Struct, frozen=True):
     """A model. `wake_secs` and `sleep_secs` are moving averages, null until observed. `arrivals_per_sec` is a moving
     average, too. `lost` is null unless the model is. `pinned`: once awake, it is not put to sleep for others. `drained`: an
-    operator wants it asleep, and its requests wait."""
+    operator wants it asleep, and its requests wait. `pinned_against`: its requests wait because there is no room for it while these
+    are pinned."""
 
     name: str
     state: ModelState
@@ -30,6 +31,7 @@ class ModelView(msgspec.Struct, frozen=True):
     lost: LostSnapshot | None = None
     pinned: bool = False
     drained: bool = False
+    pinned_against: tuple[str, ...] = ()
 
 
 class RequestView(msgspec.Struct, frozen=True):
