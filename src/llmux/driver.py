@@ -72,7 +72,7 @@ from llmux.messages import (
     Stopped,
     TimerFired,
 )
-from llmux.ports import Backends, Requester
+from llmux.ports import Backends, Requester, Streaming
 from llmux.snapshot import Snapshot, Standing
 
 log = logs.get_logger("llmux.driver")
@@ -540,6 +540,11 @@ class Driver:
         """Refuse what waits, let what is in flight end within `grace` seconds, and return once no hook runs."""
         self.dispatch(Stop(grace, on_exit))
         await asyncio.shield(self._stopped)
+
+    def events_of(self, request_id: int) -> int:
+        """How many server-sent events the answer to a request has had so far."""
+        requester = self._requesters.get(request_id)
+        return requester.events if isinstance(requester, Streaming) else 0
 
     def now(self) -> float:
         """Seconds on the clock that the core is told."""

@@ -142,7 +142,13 @@ class Oversight:
     def requests(self, limit: int | None = None) -> Sequence[RequestView]:
         now = self._driver.now()
         return [
-            RequestView(number, request.model.name, request.granted_at is not None, max(0.0, now - request.arrived))
+            RequestView(
+                number,
+                request.model.name,
+                request.granted_at is not None,
+                max(0.0, now - request.arrived),
+                self._driver.events_of(number),
+            )
             for number, request in islice(sorted(self._driver.core.ledger.requests.items()), limit)
         ]
 

@@ -20,8 +20,8 @@ OVERDUE_SECS = 30.0
 class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "oldest_waiter_secs"}):
     """One model. `oldest_waiter_age` is None when nobody waits; `devices` are those that it holds memory on now.
     `lost` is None unless the model is. `pinned`: while awake, it is not put to sleep for others. `drained`: an operator
-    wants it asleep, and its requests held. `pinned_against`: somebody waits for it, and there is no room because these are
-    pinned."""
+    wants it asleep, and its requests held. `pinned_against`: somebody waits for it, and there is no room because these
+    are pinned."""
 
     name: str
     state: ModelState

@@ -42,7 +42,7 @@ def reply(play: Play, command: int) -> OperatorReply:
     return play.replies[command]
 
 
-# --- release ------------------------------------------------------------------------------------------------------------
+# --- release --------------------------------------------------------------------------------------------------------
 
 
 def test_a_release_drains_then_sleeps_then_answers() -> None:
@@ -249,7 +249,7 @@ def test_whoever_waits_for_a_release_is_told_of_the_end() -> None:
     assert reply(play, play.resume()).reason is Refusal.SHUTTING_DOWN
 
 
-# --- drain --------------------------------------------------------------------------------------------------------------
+# --- drain ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_drained_model_finishes_sleeps_and_holds_its_requests_while_others_serve() -> None:
@@ -310,7 +310,7 @@ def test_a_drained_model_stays_drained_through_a_release() -> None:
     assert play.running() == ["wake a"]
 
 
-# --- pin ----------------------------------------------------------------------------------------------------------------
+# --- pin ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_pinned_model_is_nobodys_victim_until_it_is_unpinned() -> None:

@@ -11,7 +11,6 @@ from llmux.errors import LlmuxError, SwitchError
 from llmux.messages import Failure
 from tests.simulation.machine import Machine
 
-
 TAKEN_BACK = {"release": "resume", "drain": "undrain", "pin": "unpin"}
 """Orders that stand until they are taken back, and by what."""
 

@@ -122,8 +122,8 @@ def _goes_on(ledger: Ledger, model: Model) -> bool:
 def _stuck(core: Core) -> list[str]:
     """Waiters that nothing under way, no timer and no other event to come would ever serve or end."""
     ledger = core.ledger
-    # A full model takes the next one as soon as one of those that it serves has ended; those of a closed one, and of one
-    # that has no room because of pinned ones, wait because an operator wants them to.
+    # A full model takes the next one as soon as one of those that it serves has ended; those of a closed one, and of
+    # one that has no room because of pinned ones, wait because an operator wants them to.
     waits = ledger.waiting_models.values()
     if ledger.runs or ledger.switches or all(m.full or m.closed or core.planner.pinned_against(m) for m in waits):
         return []

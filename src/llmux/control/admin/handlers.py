@@ -160,6 +160,7 @@ class Handlers:
             devices=snapshot.devices,
             models=list(self._sight.models()),
             released=snapshot.released,
+            hooks=self._sight.history.running(),
         )
 
     def _state_and_gist(self) -> tuple[bytes, object]:
