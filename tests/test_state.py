@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from llmux import Config, build_app
 from llmux.costs import Learned, SwitchCostTracker
-from llmux.state import ASIDE, FILE, MAX_BYTES, CostStore
+from llmux.errors import ReleasedError
+from llmux.snapshot import Pin, Standing
+from llmux.state import ASIDE, FILE, MAX_BYTES, ORDERS_FILE, CostStore, OrderStore
 
 MODELS = frozenset("ab")
 
@@ -126,3 +129,76 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     store.save(Learned())
     assert (tmp_path / FILE).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+ORDERS = Standing(released=True, drained=("a",), pins={"b": Pin(True, False)})
+
+
+def test_orders_stand_again(tmp_path: Path) -> None:
+    OrderStore(tmp_path).save(ORDERS)
+    assert OrderStore(tmp_path).load() == ORDERS
+    assert (tmp_path / ORDERS_FILE).stat().st_mode & 0o777 == 0o600
+    OrderStore(tmp_path).save(Standing())
+    assert OrderStore(tmp_path).load() == Standing()
+
+
+def test_no_orders_need_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    OrderStore(tmp_path).save(Standing())
+    assert not list(tmp_path.iterdir())
+    assert OrderStore(tmp_path).load() == Standing()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"llmux_orders": 2, "version": "9", "saved": 0, "orders": {}}'])
+def test_orders_that_cannot_be_read_are_an_error(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ORDERS_FILE).write_bytes(content)
+    assert OrderStore(tmp_path).load() == Standing()
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert (tmp_path / (ORDERS_FILE + ASIDE)).read_bytes() == content
+
+
+@pytest.mark.anyio
+async def test_a_release_survives_a_restart(tmp_path: Path) -> None:
+    """Somebody else may be using the devices: the new llmux wakes nothing either, and puts to sleep what it finds."""
+    flag = tmp_path / "awake"
+
+    def config(**changes: object) -> Config:
+        hooks = {"wake": f"touch {flag}", "sleep": f"rm -f {flag}", "alive": f"test -e {flag}"}
+        model = {"port": 1, **hooks} | changes
+        return Config.model_validate(
+            {"devices": {"gpu0": 2}, "state_dir": str(tmp_path / "state"), "models": {
+                "a": {"needs": {"gpu0": 1}, **model}, "b": {"needs": {"gpu0": 1}, **model}}}
+        )  # fmt: skip
+
+    app, switcher = await build_app(config())
+    async with app.serving(port=0):
+        await switcher.pin("b")
+        await switcher.release(refuse=True)
+    flag.touch()  # somebody woke it by hand
+    app, switcher = await build_app(config())
+    async with app.serving(port=0):
+        released = switcher.snapshot().released
+        assert released is not None
+        assert released.refuse
+        with pytest.raises(ReleasedError):
+            await switcher.force_switch("a")
+        await switcher.release(refuse=True)
+        assert not flag.exists()
+        assert [model.pinned for model in switcher.snapshot().models] == [False, True]
+        await switcher.resume()
+    app, switcher = await build_app(config(pinned=True))  # the file has changed, and says how it begins
+    async with app.serving(port=0):
+        assert switcher.snapshot().released is None
+        await switcher.unpin("b")
+    app, switcher = await build_app(config())
+    async with app.serving(port=0):
+        assert not any(model.pinned for model in switcher.snapshot().models)
+        await switcher.drain("a")
+    app, switcher = await build_app(config())
+    async with app.serving(port=0):
+        assert [model.drained for model in switcher.snapshot().models] == [True, False]

@@ -26,8 +26,8 @@ from llmux.messages import SCRIPTS, Hook, OnExit
 from llmux.oversight import ClientView, Oversight, Sinks, devices_of
 from llmux.policy import load_policy
 from llmux.settings import core_settings
-from llmux.snapshot import Usage
-from llmux.state import CostStore
+from llmux.snapshot import Standing, Usage
+from llmux.state import CostStore, OrderStore
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
 from llmux.telemetry.history import History
@@ -106,13 +106,24 @@ class App:
         exposure: the keys and certificates that it names.
         store: where what it learns is kept.
         learned: what was in there.
+        orders: where the orders of operators are kept that stand until they are taken back.
+        standing: what was in there.
     """
 
     def __init__(
-        self, config: Config, exposure: Exposure, store: CostStore | None = None, learned: Learned | None = None
+        self,
+        config: Config,
+        exposure: Exposure,
+        store: CostStore | None = None,
+        learned: Learned | None = None,
+        orders: OrderStore | None = None,
+        standing: Standing | None = None,
     ) -> None:
         self.config = config
         self._store = store
+        self._orders = orders
+        self._standing = standing
+        self._standing_changed = asyncio.Event()
         self._costs = SwitchCostTracker(learned=learned)
         self._telemetry = Telemetry(
             config.models,
@@ -121,7 +132,7 @@ class App:
             usage=self._usage,
         )
         self._history = History(config.models, devices=lambda model: devices_of(self._driver, model))
-        sinks = Sinks(self._telemetry, self._history)
+        sinks = Sinks(self._telemetry, self._history, self._standing_changed.set)
         self._hooks = HookRunner(
             on_output=sinks.hook_output,
             on_held=self._telemetry.hook_output_held,
@@ -243,6 +254,8 @@ class App:
             self._keeping(),
         ):
             self._gateway.control = address
+            if self._standing is not None:  # before anybody can ask for a model
+                self._driver.restore(self._standing)
             try:
                 if sockets is None:
                     await self._gateway.start(
@@ -287,8 +300,8 @@ class App:
     @contextlib.asynccontextmanager
     async def _remembering(self) -> AsyncIterator[None]:
         """Save what is learned, now and then and at the end."""
-        store = self._store
-        if store is None:
+        store, orders = self._store, self._orders
+        if store is None or orders is None:
             yield
             return
 
@@ -297,14 +310,25 @@ class App:
                 await asyncio.sleep(SAVE_SECS)
                 await asyncio.to_thread(store.save, self._costs.learned())
 
-        saving = asyncio.create_task(now_and_then(), name="llmux-state")
+        async def at_once() -> None:
+            while True:
+                await self._standing_changed.wait()
+                self._standing_changed.clear()
+                await asyncio.to_thread(orders.save, self._driver.standing())
+
+        tasks = [
+            asyncio.create_task(now_and_then(), name="llmux-state"),
+            asyncio.create_task(at_once(), name="llmux-orders"),
+        ]
         try:
             yield
         finally:
-            saving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await saving
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(store.save, self._costs.learned())
+            if self._standing_changed.is_set():  # not otherwise: a start that failed has none of them yet
+                await asyncio.to_thread(orders.save, self._driver.standing())
 
     async def stop(self) -> None:
         """Stop accepting, refuse what waits, let what is in flight end within ``shutdown_grace_secs``, see that no
@@ -335,9 +359,11 @@ async def build_app(config: Config) -> tuple[App, Switcher]:
         ConfigError: a key or a certificate that the configuration names cannot be read or used.
         ValueError: the configuration's policy cannot be made.
     """
-    store = learned = None
+    store = learned = orders = standing = None
     if config.state_path is not None:
         store = CostStore(config.state_path)
         learned = await asyncio.to_thread(store.load, frozenset(config.models))
-    app = App(config, await asyncio.to_thread(expose, config), store, learned)
+        orders = OrderStore(config.state_path)
+        standing = await asyncio.to_thread(orders.load)
+    app = App(config, await asyncio.to_thread(expose, config), store, learned, orders, standing)
     return app, app.switcher

@@ -16,15 +16,17 @@ from typing import Any, Protocol
 
 from llmux import logs
 from llmux.core import IMPLICIT_DEVICE, ConfigChanged, Core, CoreEvent, CoreSettings, PolicyNote
-from llmux.core.report import snapshot
+from llmux.core.report import orders, snapshot, standing
 from llmux.errors import (
     BackoffError,
     DeviceLostError,
+    DrainedError,
     HookFailedError,
     LlmuxError,
     ModelNotFoundError,
     NotReadyError,
     QueueFullError,
+    ReleasedError,
     RequestCancelledError,
     RequestNotFoundError,
     ShuttingDownError,
@@ -50,10 +52,16 @@ from llmux.messages import (
     ModelRemoved,
     OnExit,
     OperatorCheck,
+    OperatorDrain,
     OperatorFree,
+    OperatorPin,
+    OperatorRelease,
     OperatorReply,
+    OperatorResume,
     OperatorSleep,
     OperatorSwitch,
+    OperatorUndrain,
+    OperatorUnpin,
     Outcome,
     Refusal,
     Reject,
@@ -64,8 +72,8 @@ from llmux.messages import (
     Stopped,
     TimerFired,
 )
-from llmux.ports import Backends, Requester
-from llmux.snapshot import Snapshot
+from llmux.ports import Backends, Requester, Streaming
+from llmux.snapshot import Snapshot, Standing
 
 log = logs.get_logger("llmux.driver")
 
@@ -85,6 +93,8 @@ _ERRORS: Mapping[Refusal, type[SwitchError]] = {
     Refusal.BACKOFF: BackoffError,
     Refusal.DEVICE_LOST: DeviceLostError,
     Refusal.QUEUE_FULL: QueueFullError,
+    Refusal.RELEASED: ReleasedError,
+    Refusal.DRAINED: DrainedError,
     Refusal.SHUTTING_DOWN: ShuttingDownError,
 }
 
@@ -451,6 +461,16 @@ class Driver:
             self._started = True
             self.dispatch(Start())
 
+    def restore(self, standing: Standing) -> None:
+        """Have the orders stand that stood when llmux last ran. To be called before `start`, and before requests
+        come."""
+        for order in orders(self.core, standing):
+            self.dispatch(order)
+
+    def standing(self) -> Standing:
+        """The orders of operators that stand until they are taken back."""
+        return standing(self.core)
+
     async def switch(self, model: str) -> None:
         """Make `model` awake; raises a `SwitchError` if that fails."""
         await self._command(lambda number: OperatorSwitch(number, model))
@@ -466,6 +486,33 @@ class Driver:
     async def look(self, model: str) -> None:
         """Look at `model` now, if it is lost; raises a `DeviceLostError` if it still is after that."""
         await self._command(lambda number: OperatorCheck(number, model))
+
+    async def release(self, *, refuse: bool) -> None:
+        """Put everything to sleep, and wake nothing until `resume`; requests wait meanwhile, or are refused. Returns
+        once everything sleeps; raises a `SwitchError` if something could not be put to sleep. Nothing is woken even
+        then."""
+        await self._command(lambda number: OperatorRelease(number, refuse))
+
+    async def resume(self) -> None:
+        """Wake models again for those who ask for them."""
+        await self._command(OperatorResume)
+
+    async def drain(self, model: str) -> None:
+        """Let `model` finish what it has in flight, put it to sleep, and hold its requests until `undrain`; raises a
+        `SwitchError` if it could not be put to sleep. It is given no requests even then."""
+        await self._command(lambda number: OperatorDrain(number, model))
+
+    async def undrain(self, model: str) -> None:
+        """Give `model` requests again, and wake it for them."""
+        await self._command(lambda number: OperatorUndrain(number, model))
+
+    async def pin(self, model: str) -> None:
+        """Once it is awake, never put `model` to sleep for another."""
+        await self._command(lambda number: OperatorPin(number, model))
+
+    async def unpin(self, model: str) -> None:
+        """Let `model` be put to sleep for others again."""
+        await self._command(lambda number: OperatorUnpin(number, model))
 
     def cancel(self, request_id: int) -> None:
         """End a request: one that waits is refused, one that is served is cut off.
@@ -498,6 +545,11 @@ class Driver:
         """Refuse what waits, let what is in flight end within `grace` seconds, and return once no hook runs."""
         self.dispatch(Stop(grace, on_exit))
         await asyncio.shield(self._stopped)
+
+    def events_of(self, request_id: int) -> int:
+        """How many server-sent events the answer to a request has had so far."""
+        requester = self._requesters.get(request_id)
+        return requester.events if isinstance(requester, Streaming) else 0
 
     def now(self) -> float:
         """Seconds on the clock that the core is told."""

@@ -115,6 +115,18 @@ class QueueFullError(SwitchError):
     code = "queue_full"
 
 
+class ReleasedError(SwitchError):
+    """An operator has the devices: see ``llmux release``."""
+
+    code = "released"
+
+
+class DrainedError(SwitchError):
+    """An operator has drained the model, and it is not woken: see ``llmux drain``."""
+
+    code = "model_drained"
+
+
 class ShuttingDownError(SwitchError):
     """The process is stopping and takes nothing new on."""
 

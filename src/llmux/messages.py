@@ -165,6 +165,50 @@ class OperatorCheck(Message, frozen=True, gc=False, tag=True):
     model: str
 
 
+class OperatorRelease(Message, frozen=True, gc=False, tag=True):
+    """An operator wants the devices for something else: everything is put to sleep, and nothing is woken until
+    `OperatorResume`. Until then requests are held, or, with `refuse`, refused. Answered by `OperatorReply`, about no
+    model, once everything sleeps or could not be put to sleep."""
+
+    operator_id: int
+    refuse: bool = False
+
+
+class OperatorResume(Message, frozen=True, gc=False, tag=True):
+    """An operator gives the devices back. Answered by `OperatorReply`, about no model."""
+
+    operator_id: int
+
+
+class OperatorDrain(Message, frozen=True, gc=False, tag=True):
+    """An operator wants `model` to finish what it has in flight and sleep, and not be woken until `OperatorUndrain`;
+    requests for it are held. Answered by `OperatorReply` once it sleeps, or could not be put to sleep."""
+
+    operator_id: int
+    model: str
+
+
+class OperatorUndrain(Message, frozen=True, gc=False, tag=True):
+    """An operator lets `model` be given requests again. Answered by `OperatorReply`."""
+
+    operator_id: int
+    model: str
+
+
+class OperatorPin(Message, frozen=True, gc=False, tag=True):
+    """An operator wants `model` never to be put to sleep for another. Answered by `OperatorReply`."""
+
+    operator_id: int
+    model: str
+
+
+class OperatorUnpin(Message, frozen=True, gc=False, tag=True):
+    """An operator lets `model` be put to sleep for others again. Answered by `OperatorReply`."""
+
+    operator_id: int
+    model: str
+
+
 class Stop(Message, frozen=True, gc=False, tag=True):
     """Take nothing new on, let what is in flight end within `grace` seconds, then `Stopped`."""
 
@@ -184,6 +228,12 @@ Event = (
     | OperatorSleep
     | OperatorFree
     | OperatorCheck
+    | OperatorRelease
+    | OperatorResume
+    | OperatorDrain
+    | OperatorUndrain
+    | OperatorPin
+    | OperatorUnpin
     | Stop
 )
 
@@ -201,6 +251,8 @@ class Refusal(enum.StrEnum):
     BACKOFF = "model_backoff"
     DEVICE_LOST = "device_lost"
     QUEUE_FULL = "queue_full"
+    RELEASED = "released"
+    DRAINED = "model_drained"
     SHUTTING_DOWN = "shutting_down"
 
 
@@ -271,7 +323,7 @@ class CancelTimer(Message, frozen=True, gc=False, tag=True):
 
 
 class OperatorReply(Message, frozen=True, gc=False, tag=True):
-    """An operator's command is done (`reason` None) or cannot be."""
+    """An operator's command is done (`reason` None) or cannot be. `model` is empty where it was about none."""
 
     operator_id: int
     model: str
@@ -371,6 +423,30 @@ class ModelRemoved(Message, frozen=True, gc=False, tag=True):
     model: str
 
 
+class Released(Message, frozen=True, gc=False, tag=True):
+    """From now on nothing is woken, and everything is put to sleep; `refuse` says what becomes of requests."""
+
+    refuse: bool
+
+
+class Resumed(Message, frozen=True, gc=False, tag=True):
+    """Models are woken again for those who ask for them."""
+
+
+class DrainChanged(Message, frozen=True, gc=False, tag=True):
+    """An operator has `model` drained (it gets no requests and is not woken), or not any more."""
+
+    model: str
+    drained: bool
+
+
+class PinChanged(Message, frozen=True, gc=False, tag=True):
+    """An operator has pinned `model`, or unpinned it."""
+
+    model: str
+    pinned: bool
+
+
 class PolicyFault(Message, frozen=True, gc=False, tag=True):
     """The policy raised, or asked for something impossible; FIFO decided in its place."""
 
@@ -388,6 +464,10 @@ Fact = (
     | ModelDied
     | ProbesEnded
     | ModelRemoved
+    | Released
+    | Resumed
+    | DrainChanged
+    | PinChanged
     | PolicyFault
 )
 

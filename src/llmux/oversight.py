@@ -15,7 +15,7 @@ from llmux.control.view import ModelEntry
 from llmux.driver import Driver
 from llmux.errors import LlmuxError
 from llmux.hooks import HookResult
-from llmux.messages import Effect, Hook
+from llmux.messages import DrainChanged, Effect, Hook, ModelRemoved, PinChanged, Released, Resumed
 from llmux.snapshot import Snapshot
 from llmux.telemetry import Telemetry
 from llmux.telemetry.history import History
@@ -39,14 +39,22 @@ class ReloadRefusedError(LlmuxError):
     message_limit: ClassVar[int] = 1_000_000
 
 
-class Sinks:
-    """Tells metrics and log, and the history, what happened."""
+#: What changes the orders that stand.
+_STANDING = frozenset({Released, Resumed, DrainChanged, PinChanged, ModelRemoved})
 
-    def __init__(self, telemetry: Telemetry, history: History) -> None:
+
+class Sinks:
+    """Tells metrics and log, and the history, what happened. `standing_changed` is called when an operator's order that
+    stands until it is taken back was given, or was taken back."""
+
+    def __init__(self, telemetry: Telemetry, history: History, standing_changed: Callable[[], None]) -> None:
         self._telemetry = telemetry
         self._history = history
+        self._standing_changed = standing_changed
 
     def fact(self, now: float, effect: Effect) -> None:
+        if type(effect) in _STANDING:
+            self._standing_changed()
         self._history.fact(now, effect)
         self._telemetry.fact(now, effect)
 
@@ -125,6 +133,9 @@ class Oversight:
                     sleep_secs=core.costs.sleep(one.name),
                     arrivals_per_sec=model.arrival_rate(now),
                     lost=one.lost,
+                    pinned=one.pinned,
+                    drained=one.drained,
+                    pinned_against=one.pinned_against,
                 )
             )
         return views
@@ -132,7 +143,13 @@ class Oversight:
     def requests(self, limit: int | None = None) -> Sequence[RequestView]:
         now = self._driver.now()
         return [
-            RequestView(number, request.model.name, request.granted_at is not None, max(0.0, now - request.arrived))
+            RequestView(
+                number,
+                request.model.name,
+                request.granted_at is not None,
+                max(0.0, now - request.arrived),
+                self._driver.events_of(number),
+            )
             for number, request in islice(sorted(self._driver.core.ledger.requests.items()), limit)
         ]
 
@@ -158,6 +175,24 @@ class Oversight:
 
     async def look(self, model: str) -> None:
         await self._driver.look(model)
+
+    async def release(self, *, refuse: bool) -> None:
+        await self._driver.release(refuse=refuse)
+
+    async def resume(self) -> None:
+        await self._driver.resume()
+
+    async def drain(self, model: str) -> None:
+        await self._driver.drain(model)
+
+    async def undrain(self, model: str) -> None:
+        await self._driver.undrain(model)
+
+    async def pin(self, model: str) -> None:
+        await self._driver.pin(model)
+
+    async def unpin(self, model: str) -> None:
+        await self._driver.unpin(model)
 
     def cancel(self, request_id: int) -> None:
         self._driver.cancel(request_id)

@@ -7,7 +7,7 @@ Only protocols: the gateway is written against `Scheduler` and never sees the dr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from llmux.errors import LlmuxError
 from llmux.messages import Failure, Outcome
@@ -30,6 +30,16 @@ class Requester(Protocol):
     def aborted(self, reason: str) -> None:
         """A granted request must end at once: close its backend connection, tell its client if that can still be
         done, and call `Scheduler.finished`."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A requester that can tell how far its answer is."""
+
+    @property
+    def events(self) -> int:
+        """How many server-sent events its backend has sent so far."""
+        ...
 
 
 class Scheduler(Protocol):

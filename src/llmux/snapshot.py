@@ -19,7 +19,9 @@ OVERDUE_SECS = 30.0
 
 class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "oldest_waiter_secs"}):
     """One model. `oldest_waiter_age` is None when nobody waits; `devices` are those that it holds memory on now.
-    `lost` is None unless the model is."""
+    `lost` is None unless the model is. `pinned`: while awake, it is not put to sleep for others. `drained`: an operator
+    wants it asleep, and its requests held. `pinned_against`: somebody waits for it, and there is no room because these
+    are pinned."""
 
     name: str
     state: ModelState
@@ -28,6 +30,34 @@ class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "o
     oldest_waiter_age: float | None = None
     devices: tuple[str, ...] = ()
     lost: LostSnapshot | None = None
+    pinned: bool = False
+    drained: bool = False
+    pinned_against: tuple[str, ...] = ()
+
+
+class ReleasedSnapshot(msgspec.Struct, frozen=True):
+    """For `since_secs` the devices have been an operator's. `refuse`: requests are refused; else they are held.
+    `holding` are the models that are not asleep yet, or again."""
+
+    refuse: bool
+    since_secs: float
+    holding: tuple[str, ...] = ()
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """An operator's word on whether a model is pinned, and what the configuration said when that was given."""
+
+    pinned: bool
+    configured: bool
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """The orders of operators that stand until they are taken back. `released` says whether requests are refused, None
+    that llmux is not released; `pins` has the models of which the configuration says something else."""
+
+    released: bool | None = None
+    drained: tuple[str, ...] = ()
+    pins: dict[str, Pin] = {}
 
 
 class LostSnapshot(msgspec.Struct, frozen=True):
@@ -89,6 +119,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     stopping: bool = False
     switches: tuple[SwitchSnapshot, ...] = ()
     overdue: tuple[str, ...] = ()
+    released: ReleasedSnapshot | None = None
 
     @property
     def oldest_waiter_age(self) -> float | None:
@@ -106,11 +137,16 @@ class Snapshot(msgspec.Struct, frozen=True):
         people waiting must therefore name a time to look again (`Stay.recheck_at`)."""
         if self.overdue:
             return True
+        if self.released is not None:
+            return False  # whoever waits does so until an operator says so
         # Those who wait for an awake model wait for one of the requests that it serves to end, which no timer tells.
+        # Those who wait for a drained one, or one that is pinned against, wait for an operator.
         ages = [
             model.oldest_waiter_age
             for model in self.models
-            if model.oldest_waiter_age is not None and not (model.state is ModelState.AWAKE and model.in_flight)
+            if model.oldest_waiter_age is not None
+            and not (model.state is ModelState.AWAKE and model.in_flight)
+            and not (model.drained or model.pinned_against)
         ]
         age = max(ages, default=None)
         return age is not None and age > STALLED_AFTER_SECS and not self.work_pending
@@ -119,6 +155,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     def reasons(self) -> list[str]:
         """Why it is not `ready`, in words; empty if it is."""
         found = ["stopping"] if self.stopping else []
+        if self.refusing:
+            found.append("released: requests are refused until `llmux resume`")
         for device in self.devices:
             if device.lost:
                 models = f" (it may be held by {', '.join(device.lost_models)})" if device.lost_models else ""
@@ -129,6 +167,12 @@ class Snapshot(msgspec.Struct, frozen=True):
         return found
 
     @property
+    def refusing(self) -> bool:
+        """Whether an operator has the devices, and requests are refused."""
+        return self.released is not None and self.released.refuse
+
+    @property
     def ready(self) -> bool:
-        """Whether new requests make sense: not stopping, not stalled, no device lost."""
-        return not (self.stopping or self.stalled or self.lost_devices)
+        """Whether new requests make sense: not stopping, not refusing, not stalled, no device lost. While they are
+        held because an operator has the devices, they do: whoever asks is served once the devices are back."""
+        return not (self.stopping or self.refusing or self.stalled or self.lost_devices)

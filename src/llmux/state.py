@@ -1,4 +1,5 @@
-"""What llmux has learned, kept in a folder so that it survives a restart: for now what switches cost.
+"""What llmux has learned and been told, kept in a folder so that it survives a restart: what switches cost, and the
+orders of operators that stand until they are taken back.
 
 Touches that folder only. Blocks, so call it in a thread while the loop runs. Nothing here may stop llmux: a file that
 cannot be read is put aside, one that cannot be written is tried again the next time, and both are said in the log.
@@ -17,9 +18,11 @@ import msgspec
 
 from llmux import logs
 from llmux.costs import Learned
+from llmux.snapshot import Standing
 from llmux.version import version
 
 FILE = "costs.json"
+ORDERS_FILE = "orders.json"
 FORMAT = 1
 """The version of the file's format that this llmux writes, and the only one that it reads."""
 
@@ -70,7 +73,7 @@ class CostStore:
             log.warning("state_unreadable", path=str(self.path), error=error.strerror or str(error), aside="")
             return Learned()
         except (ValueError, RecursionError) as error:
-            log.warning("state_unreadable", path=str(self.path), error=str(error), aside=self._put_aside())
+            log.warning("state_unreadable", path=str(self.path), error=str(error), aside=_put_aside(self.path))
             return Learned()
         learned = found.costs.only(models)
         log.info("state_loaded", path=str(self.path), pairs=len(learned.pairs))
@@ -86,7 +89,7 @@ class CostStore:
             return
         content = _File(version=version(), saved=time.time(), costs=learned)
         try:
-            self._write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+            _write(self.path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
         except OSError as error:
             if not self._failing:
                 self._failing = True
@@ -95,31 +98,87 @@ class CostStore:
         self._failing = False
         self._saved = learned
 
-    def _write(self, content: bytes) -> None:
-        folder = self.path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(prefix=f".{FILE}.", dir=folder)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self.path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
-        directory = os.open(folder, os.O_RDONLY)  # else a loss of power may undo the renaming
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
-    def _put_aside(self) -> str:
-        """Where the file is now, empty if it could not be moved."""
-        aside = self.path.with_name(self.path.name + ASIDE)
+class _Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """`saved` is in seconds since 1970."""
+
+    format: int = msgspec.field(name="llmux_orders", default=FORMAT)
+    version: str
+    saved: float
+    orders: Standing
+
+
+class OrderStore:
+    """The standing orders of one llmux, in the folder of its costs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ORDERS_FILE
+        self._saved: Standing | None = None
+        self._one_at_a_time = threading.Lock()
+
+    def load(self) -> Standing:
+        """The orders that stood when llmux last ran; none if there is no file, or none that can be used. Then the log
+        says so, as an error: somebody else may be using the devices."""
         try:
-            os.replace(self.path, aside)
-        except OSError:
-            return ""
-        return str(aside)
+            with self.path.open("rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+            if len(raw) > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES} bytes")
+            found = msgspec.json.decode(raw, type=_Orders)
+            if found.format != FORMAT:
+                raise ValueError(f"its format is {found.format}, and this llmux knows {FORMAT}")
+        except FileNotFoundError:
+            return Standing()
+        except OSError as error:
+            log.error("orders_unreadable", path=str(self.path), error=error.strerror or str(error), aside="")
+            return Standing()
+        except (ValueError, RecursionError) as error:
+            log.error("orders_unreadable", path=str(self.path), error=str(error), aside=_put_aside(self.path))
+            return Standing()
+        return found.orders
+
+    def save(self, orders: Standing) -> None:
+        """Write `orders`, all or nothing, unless they are what was written last; none need no file. May be called from
+        any thread."""
+        with self._one_at_a_time:
+            if orders == self._saved or (orders == Standing() and not self.path.exists()):
+                return
+            content = _Orders(version=version(), saved=time.time(), orders=orders)
+            try:
+                _write(self.path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+            except OSError as error:
+                log.error("orders_not_saved", path=str(self.path), error=error.strerror or str(error))
+                return
+            self._saved = orders
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All or nothing, and once it returns, for good."""
+    folder = path.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+    directory = os.open(folder, os.O_RDONLY)  # else a loss of power may undo the renaming
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _put_aside(path: Path) -> str:
+    """Where the file is now, empty if it could not be moved."""
+    aside = path.with_name(path.name + ASIDE)
+    try:
+        os.replace(path, aside)
+    except OSError:
+        return ""
+    return str(aside)

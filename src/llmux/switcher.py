@@ -79,6 +79,41 @@ class Switcher:
         """Drain `model` and put it to sleep. Raises as `force_switch` does."""
         await self._driver.sleep(model)
 
+    async def release(self, *, refuse: bool = False) -> None:
+        """Give the devices away: drain everything, put it to sleep, and wake nothing until `resume`. Requests are held
+        meanwhile, under their usual limits and deadlines; with `refuse` they are refused, with 503 and
+        ``released``.
+
+        Returns once everything sleeps.
+
+        Raises:
+            SwitchError: something could not be put to sleep; the message says what, and why. llmux is released all the
+                same, and goes on trying.
+        """
+        await self._driver.release(refuse=refuse)
+
+    async def resume(self) -> None:
+        """Take the devices back. Models are woken when they are asked for; for those who wait, that is at once."""
+        await self._driver.resume()
+
+    async def drain(self, model: str) -> None:
+        """Let `model` finish what it has in flight, put it to sleep, and hold its requests until `undrain`. Returns
+        once it sleeps; raises as `release` does, and `ModelNotFoundError`."""
+        await self._driver.drain(model)
+
+    async def undrain(self, model: str) -> None:
+        """Let `model` be given requests, and be woken for them, again. Raises `ModelNotFoundError`."""
+        await self._driver.undrain(model)
+
+    async def pin(self, model: str) -> None:
+        """Once `model` is awake, do not put it to sleep for another. That wakes nothing, and puts nothing to sleep.
+        Raises `ModelNotFoundError`."""
+        await self._driver.pin(model)
+
+    async def unpin(self, model: str) -> None:
+        """Let `model` be put to sleep for others. Raises `ModelNotFoundError`."""
+        await self._driver.unpin(model)
+
     async def declare_free(self, model: str) -> None:
         """Take the caller's word that `model`, lost or unconfirmed, holds no memory. Raises as `force_switch` does."""
         await self._driver.free(model)

@@ -216,3 +216,93 @@ def explore(schema: Any, base: str) -> None:
 
         ask()
     assert len(asked) == len(OPERATIONS) - 1
+
+
+# --- orders that stand ------------------------------------------------------------------------------------------------
+
+
+async def until_waiting(client: httpx.AsyncClient, count: int) -> None:
+    async with asyncio.timeout(20):
+        while sum(model["waiting"] for model in (await get(client, "/state"))["models"]) != count:  # noqa: ASYNC110  # only asking tells
+            await asyncio.sleep(0.02)
+
+
+async def test_a_release_holds_requests_until_it_is_resumed(client: httpx.AsyncClient) -> None:
+    await post(client, "/models/good/switch")
+    await post(client, "/release")
+    state = await get(client, "/state")
+    assert (state["ready"], state["released"]["refuse"], state["released"]["holding"]) == (True, False, [])
+    assert (await get(client, "/models/good"))["state"] == "asleep"
+    ready = await client.get("/ready")
+    assert (ready.status_code, ready.json()["released"]["refuse"]) == (200, False)
+    assert "llmux_released 1.0" in (await client.get("/metrics")).text
+    asked = asyncio.create_task(client.post("/v1/chat/completions", json={"model": "good", "max_tokens": 1}))
+    await until_waiting(client, 1)
+    refused = await post(client, "/models/good/switch", 503)
+    assert refused["error"]["code"] == "released"
+    await post(client, "/resume")
+    assert (await asked).status_code == 200
+    assert "llmux_released 0.0" in (await client.get("/metrics")).text
+
+
+async def test_a_release_that_refuses_tells_clients_when_to_come_back(client: httpx.AsyncClient) -> None:
+    await post(client, "/release?refuse=true")
+    answer = await client.post("/v1/chat/completions", json={"model": "good"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert answer.json()["error"]["code"] == "released"
+    assert (await client.get("/ready")).status_code == 503
+    await post(client, "/resume")
+    assert (await client.get("/ready")).status_code == 200
+    assert (await post(client, "/release?refuse=perhaps", 400))["error"]["param"] == "refuse"
+
+
+async def test_drain_and_pin(client: httpx.AsyncClient) -> None:
+    await post(client, "/models/gpt/drain")  # an alias
+    model = await get(client, "/models/good")
+    assert (model["drained"], model["pinned"]) == (True, False)
+    assert (await post(client, "/models/good/switch", 503))["error"]["code"] == "model_drained"
+    await post(client, "/models/good/undrain")
+    await post(client, "/models/good/pin")
+    await post(client, "/models/good/switch")
+    refused = await post(client, "/models/org/good/switch", 503)
+    assert "good is pinned" in refused["error"]["message"]
+    metrics = (await client.get("/metrics")).text
+    assert 'llmux_model_pinned{model="good"} 1.0' in metrics
+    assert 'llmux_model_drained{model="good"} 0.0' in metrics
+    await post(client, "/models/good/unpin")
+    await post(client, "/models/org/good/switch")
+
+
+async def test_how_far_a_stream_is(client: httpx.AsyncClient) -> None:
+    body = {"model": "good", "stream": True, "max_tokens": 100, "messages": [{"role": "user", "content": "hello"}]}
+    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        events = 0
+        async for line in answer.aiter_lines():
+            events += line.startswith("data:")
+            if events >= 3:
+                break
+        (request,) = (await get(client, "/requests"))["requests"]
+        assert request["granted"]
+        assert request["events"] >= 3
+
+
+async def test_hooks_are_told_of_when_they_begin(client: httpx.AsyncClient) -> None:
+    seen: list[tuple[str, Any]] = []
+    async with asyncio.timeout(20), client.stream("GET", f"{PREFIX}/events") as stream:
+        name = ""
+        async for line in stream.aiter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                data = json.loads(line.removeprefix("data: "))
+                if name == "status" and not seen:
+                    order = asyncio.create_task(client.post(f"{PREFIX}/models/good/switch"))
+                if data.get("model") == "good" and data.get("hook") == "wake" and name != "hook_output":
+                    seen.append((name, data))
+                elif name == "status":
+                    seen.append((name, data["hooks"]))
+                if name == "hook" and data["hook"] == "wake":
+                    break
+    await order
+    assert [name for name, _ in seen if name != "status"] == ["hook_started", "hook"]
+    assert (await get(client, "/state"))["hooks"] == []

@@ -23,10 +23,16 @@ from llmux.messages import (
     ModelState,
     OnExit,
     OperatorCheck,
+    OperatorDrain,
     OperatorFree,
+    OperatorPin,
+    OperatorRelease,
     OperatorReply,
+    OperatorResume,
     OperatorSleep,
     OperatorSwitch,
+    OperatorUndrain,
+    OperatorUnpin,
     Outcome,
     Refusal,
     Reject,
@@ -41,6 +47,17 @@ from llmux.messages import (
 from llmux.policy import FifoPolicy, SwitchPolicy
 
 GIB = 1 << 30
+
+Command = type[
+    OperatorSwitch
+    | OperatorSleep
+    | OperatorFree
+    | OperatorCheck
+    | OperatorDrain
+    | OperatorUndrain
+    | OperatorPin
+    | OperatorUnpin
+]
 
 
 class Play:
@@ -129,10 +146,29 @@ class Play:
     def fail_backend(self, model: str, failure: Failure = Failure.LOST, in_a_row: int = 1) -> None:
         self.send(BackendFailed(model, failure, in_a_row))
 
-    def command(self, kind: type[OperatorSwitch | OperatorSleep | OperatorFree | OperatorCheck], model: str) -> int:
+    def command(self, kind: Command, model: str) -> int:
         self.commands += 1
         self.send(kind(self.commands, model))
         return self.commands
+
+    def release(self, *, refuse: bool = False) -> int:
+        self.commands += 1
+        self.send(OperatorRelease(self.commands, refuse))
+        return self.commands
+
+    def resume(self) -> int:
+        self.commands += 1
+        self.send(OperatorResume(self.commands))
+        return self.commands
+
+    def reopen(self) -> None:
+        """Take back what keeps requests waiting for as long as an operator likes."""
+        self.resume()
+        for model in list(self.core.ledger.models.values()):
+            if model.drained and not model.leaving:
+                self.command(OperatorUndrain, model.name)
+            if model.pinned and not model.leaving:
+                self.command(OperatorUnpin, model.name)
 
     def stop(self, grace: float = 30.0, on_exit: OnExit = OnExit.LEAVE) -> None:
         self.send(Stop(grace, on_exit))
@@ -188,6 +224,7 @@ class Play:
         match effect:
             case Grant():
                 assert self.waiting.pop(effect.request_id) == effect.model
+                assert not self.core.ledger.models[effect.model].closed
                 assert self.state(effect.model) is ModelState.AWAKE or any(
                     # granted first, then taken for the next switch, all within one event
                     change.old is ModelState.AWAKE

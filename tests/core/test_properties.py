@@ -16,13 +16,17 @@ from llmux.messages import (
     Failure,
     OnExit,
     OperatorCheck,
+    OperatorDrain,
     OperatorFree,
+    OperatorPin,
     OperatorSleep,
     OperatorSwitch,
+    OperatorUndrain,
+    OperatorUnpin,
     Outcome,
     Start,
 )
-from tests.core.harness import Play, three_on_two_gpus, two
+from tests.core.harness import Command, Play, three_on_two_gpus, two
 
 OUTCOMES = st.sampled_from([Outcome.OK, Outcome.OK, Outcome.OK, Outcome.FAILED, Outcome.TIMEOUT, Outcome.ERROR])
 
@@ -129,10 +133,19 @@ class History(RuleBasedStateMachine):
         data=st.data(),
         kind=st.sampled_from([OperatorSwitch, OperatorSwitch, OperatorSleep, OperatorFree, OperatorCheck]),
     )
-    def operator(
-        self, data: st.DataObject, kind: type[OperatorSwitch | OperatorSleep | OperatorFree | OperatorCheck]
-    ) -> None:
+    def operator(self, data: st.DataObject, kind: Command) -> None:
         self.play.command(kind, data.draw(self.models))
+
+    @rule(data=st.data(), kind=st.sampled_from([OperatorDrain, OperatorUndrain, OperatorPin, OperatorUnpin]))
+    def standing_order(self, data: st.DataObject, kind: Command) -> None:
+        self.play.command(kind, data.draw(self.models))
+
+    @rule(what=st.sampled_from(["hold", "refuse", "resume", "resume"]))
+    def release(self, what: str) -> None:
+        if what == "resume":
+            self.play.resume()
+        else:
+            self.play.release(refuse=what == "refuse")
 
     @rule(on_exit=st.sampled_from(OnExit), sure=st.integers(0, 5))
     def stop(self, on_exit: OnExit, sure: int) -> None:
@@ -143,6 +156,8 @@ class History(RuleBasedStateMachine):
         play = self.play
         if play.core.probing and not play.hooks and play.core.ledger.stop is None:
             play.start()
+        self.rest_while_closed()
+        play.reopen()
         play.settle()
         assert not play.waiting
         assert set(play.replies) == set(range(1, play.commands + 1)), "a command was never answered"
@@ -152,6 +167,23 @@ class History(RuleBasedStateMachine):
             twin.now = now
             twin.effects += twin.core.handle(event, now)
         assert twin.effects == play.effects, "the same events gave other effects"
+
+    def rest_while_closed(self) -> None:
+        """Whatever happened: while llmux is released, everything gets to sleep, once its hooks succeed."""
+        play, ledger = self.play, self.play.core.ledger
+        if ledger.released is None or ledger.stop is not None:
+            return
+        for _ in range(1000):
+            if not ledger.holding:
+                return
+            if play.hooks:
+                play.end(next(iter(play.hooks.values())))
+            elif play.in_flight:
+                play.finish(next(iter(play.in_flight)))
+            else:
+                assert play.timers, f"never asleep: {play.states()}"
+                play.advance(max(0.0, min(play.timers.values()) - play.now))
+        raise AssertionError(f"never asleep: {play.states()}")
 
 
 class HistoryOnTwoDevices(History):

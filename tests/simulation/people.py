@@ -11,6 +11,9 @@ from llmux.errors import LlmuxError, SwitchError
 from llmux.messages import Failure
 from tests.simulation.machine import Machine
 
+TAKEN_BACK = {"release": "resume", "drain": "undrain", "pin": "unpin"}
+"""Orders that stand until they are taken back, and by what."""
+
 
 class Client:
     """One request, from its arrival to whatever becomes of it; implements `llmux.ports.Requester`."""
@@ -171,20 +174,40 @@ class People:
         while True:
             await asyncio.sleep(self.random.expovariate(1 / every))
             model = self.random.choice(self._rates)[0]
-            kind = self.random.choice(["switch", "switch", "sleep", "free"])
+            kind = self.random.choice(["switch", "switch", "sleep", "free", "drain", "pin", "release"])
             if kind == "free" and model in self.machine.held:
                 continue  # operators do not lie
-            self.note(f"an operator orders: {kind} {model}")
-            self.machine.faults["operator's order"] += 1
-            task = self.loop.create_task(self._order(kind, model))
-            self.orders.add(task)
-            task.add_done_callback(self.orders.discard)
+            task = self._give(kind, model)
+            if kind in TAKEN_BACK and self.random.random() < 0.8:  # the others stand to the end of the trouble
+                self.loop.call_later(self.random.uniform(0.0, 60.0), self._give, TAKEN_BACK[kind], model)
             if self.random.random() < 0.2:
                 self.loop.call_later(self.random.uniform(0.0, 10.0), task.cancel)
 
+    def _give(self, kind: str, model: str) -> asyncio.Task[None]:
+        self.note(f"an operator orders: {kind} {model}")
+        self.machine.faults["operator's order"] += 1
+        task = self.loop.create_task(self._order(kind, model))
+        self.orders.add(task)
+        task.add_done_callback(self.orders.discard)
+        return task
+
+    def take_all_back(self) -> None:
+        """No order stands any more: nobody waits because an operator wants it so."""
+        standing = self.driver.standing()
+        if standing.released is not None:
+            self._give("resume", "")
+        for model in standing.drained:
+            self._give("undrain", model)
+        for model, pin in standing.pins.items():
+            self._give("unpin" if pin.pinned else "pin", model)
+
     async def _order(self, kind: str, model: str) -> None:
-        order = {"switch": self.driver.switch, "sleep": self.driver.sleep, "free": self.driver.free}[kind]
         try:
-            await order(model)
+            if kind == "release":
+                await self.driver.release(refuse=self.random.random() < 0.3)
+            elif kind == "resume":
+                await self.driver.resume()
+            else:
+                await getattr(self.driver, kind)(model)
         except SwitchError as error:
             self.note(f"the operator is told: {error}")

@@ -194,6 +194,7 @@ class World:
             self._note("all trouble ends")
             machine.trouble = 0.0
             await self._end(troubles)
+            people.take_all_back()
             await self._settle()
             await self._stop(OnExit.LEAVE, 30.0)
         else:

@@ -118,12 +118,55 @@ def test_a_lost_model_and_vouching_for_it(page: Page, complaints: Complaints) ->
     expect(page.locator("#readiness")).to_have_text("ready")
 
 
+def test_giving_the_devices_away_and_taking_them_back(page: Page, complaints: Complaints) -> None:
+    complaints.expected.append("503")
+    order(page, "good", "switch")
+    expect(state(page, "good")).to_have_text("awake")
+    page.locator("button[data-order=release]").click()
+    expect(page.locator("#confirm")).to_contain_text("Give the devices away?")
+    page.locator("#confirm-yes").click()
+    expect(page.locator("#released")).to_contain_text("requests are held until Resume. Everything is asleep.")
+    expect(state(page, "good")).to_have_text("asleep")
+    expect(row(page, "good").locator("button[data-order=switch]")).to_have_count(0)  # it would be refused
+    answer = write(page, "good", "one two")
+    expect(page.locator("#requests-rows tr")).to_contain_text("waiting")
+    page.locator("button[data-order='release?refuse=true']").click()
+    page.locator("#confirm-yes").click()
+    expect(answer.locator("p")).to_have_text(re.compile("^503: "))
+    expect(page.locator("#readiness")).to_contain_text("not ready")
+    page.locator("button[data-order=resume]").click()
+    expect(page.locator("#released")).to_be_hidden()
+    expect(page.locator("#readiness")).to_have_text("ready")
+
+
+def test_pinning_and_draining_by_button(page: Page) -> None:
+    order(page, "good", "pin")
+    expect(row(page, "good").locator(".standing")).to_have_text("pinned")
+    order(page, "good", "drain")
+    page.locator("#confirm-yes").click()
+    expect(row(page, "good").locator(".standing")).to_have_text("pinned, drained")
+    order(page, "good", "unpin")
+    order(page, "good", "undrain")
+    expect(row(page, "good").locator(".standing")).to_have_text("")
+
+
+def test_a_hook_is_shown_while_it_runs(page: Page, llmux: Llmux) -> None:
+    order(page, "slow", "switch")
+    running = page.locator("#hooks-running li")
+    expect(running).to_contain_text("slow wake running for")
+    page.reload()
+    expect(running).to_contain_text("slow wake running for")  # though it began before this page was there
+    (llmux.folder / "go").touch()
+    expect(running).to_have_count(0)
+
+
 def test_the_playground_streams(page: Page) -> None:
     answer = write(page, "good", "one two")
     expect(answer).to_have_attribute("aria-busy", "true")
     expect(answer.locator(".said")).to_contain_text("heard: one two")
     expect(answer).to_have_attribute("aria-busy", "true")  # there is something, and not all of it
     expect(page.locator("#requests-rows tr")).to_contain_text("in flight")
+    expect(page.locator("#requests-rows td.number").last).to_have_text(re.compile(r"^\d+$"))  # events so far
     expect(answer).not_to_have_attribute("aria-busy", "true")
     expect(answer.locator("p")).to_have_text(re.compile(r"^first token after .*, 12 tokens, .* tokens/s$"))
     expect(page.locator("#requests-empty")).to_be_visible()

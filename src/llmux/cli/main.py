@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from llmux.cli import hook, logs, operate
+from llmux.cli import hook, logs, operate, stand
 from llmux.cli.check import check
 from llmux.cli.completion import VARIABLE, completion, prepare
 from llmux.cli.init import init
@@ -209,6 +209,12 @@ for _command in (
     operate.requests,
     operate.switch,
     operate.sleep,
+    stand.pin,
+    stand.unpin,
+    stand.drain,
+    stand.undrain,
+    stand.release,
+    stand.resume,
     operate.free,
     operate.look,
     operate.cancel,

@@ -6,7 +6,7 @@ Exit status: 0 for done, 1 for refused (the message is llmux's own) or not reach
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from llmux.cli.options import (
     print_json,
     server,
 )
+
+if TYPE_CHECKING:
+    from llmux.cli.connection import RefusedError, Server
 
 
 def status(
@@ -94,7 +97,7 @@ def switch(
     config: WhichConfigOption = None,
 ) -> None:
     """Wake a model now, whoever waits, and return once it is awake. What is in its way is drained and put to sleep."""
-    _order_about(model, "switch", "is awake", url, admin_key, config, as_json=as_json)
+    order_about(model, "switch", "is awake", url, admin_key, config, as_json=as_json)
 
 
 def sleep(
@@ -105,7 +108,7 @@ def sleep(
     config: WhichConfigOption = None,
 ) -> None:
     """Drain a model and put it to sleep; return once it sleeps."""
-    _order_about(model, "sleep", "is asleep", url, admin_key, config, as_json=as_json)
+    order_about(model, "sleep", "is asleep", url, admin_key, config, as_json=as_json)
 
 
 def free(
@@ -119,7 +122,7 @@ def free(
     """Give your word that a lost or unconfirmed model holds no memory: others may be woken there at once."""
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Are you sure that {model} holds no memory? Others will be woken there.", abort=True, err=True)
-    _order_about(model, "free", "counts as asleep", url, admin_key, config, as_json=as_json)
+    order_about(model, "free", "counts as asleep", url, admin_key, config, as_json=as_json)
 
 
 def look(
@@ -130,7 +133,7 @@ def look(
     config: WhichConfigOption = None,
 ) -> None:
     """Look at a lost model now instead of later: alive, then verify, then sleep."""
-    _order_about(model, "look", "is not lost any more", url, admin_key, config, as_json=as_json)
+    order_about(model, "look", "is not lost any more", url, admin_key, config, as_json=as_json)
 
 
 def cancel(
@@ -142,7 +145,7 @@ def cancel(
 ) -> None:
     """End a request: one that waits is refused, one that is served is cut off."""
     with server(url, admin_key, config) as llmux:
-        _tell(llmux.post(f"/requests/{request_id}/cancel"), f"request {request_id} was ended", as_json=as_json)
+        tell(llmux.post(f"/requests/{request_id}/cancel"), f"request {request_id} was ended", as_json=as_json)
 
 
 def reload(
@@ -158,7 +161,7 @@ def reload(
 
     with server(url, admin_key, config) as llmux:
         try:
-            answer = _interruptible(
+            answer = interruptible(
                 lambda: with_progress(llmux, None, "reading the configuration again", lambda: llmux.post("/reload"))
             )
         except RefusedError as error:
@@ -166,10 +169,10 @@ def reload(
             message = printable(str(error))
             file = message.partition(": ")[0]
             fail(message.replace(f"; {file}", f"\n  {file}") + "\nNothing was changed.")
-        _tell(answer, "the configuration was read again", as_json=as_json)
+        tell(answer, "the configuration was read again", as_json=as_json)
 
 
-def _order_about(
+def order_about(
     model: str, order: str, done: str, url: str | None, key: str | None, config: Any, *, as_json: bool
 ) -> None:
     from llmux.cli.connection import RefusedError, model_path
@@ -177,27 +180,52 @@ def _order_about(
     from llmux.cli.tables import duration
     from llmux.hooks.output import printable
 
-    words = {"switch": f"{model}: waiting for its turn", "look": f"looking at {model}"}.get(order, f"{model}: {order}")
+    words = {
+        "switch": f"{model}: waiting for its turn",
+        "look": f"looking at {model}",
+        "drain": f"draining {model}",
+    }.get(order, f"{model}: {order}")
     with server(url, key, config) as llmux:
         try:
-            answer = _interruptible(
+            answer = interruptible(
                 lambda: with_progress(llmux, model, words, lambda: llmux.post(model_path(model, order)))
             )
         except RefusedError as error:
             hint = f"\n`llmux logs {model}` shows what its hooks printed." if error.code == "hook_failed" else ""
-            fail(printable(f"{error}{hint}"))
+            fail(printable(f"{error}{hint}{meant(llmux, model, error)}"))
         took = f" ({duration(answer['secs'])})" if answer["secs"] >= 0.05 else ""
-        _tell(answer, f"{model} {done}{took}", as_json=as_json)
+        tell(answer, f"{model} {done}{took}", as_json=as_json)
 
 
-def _interruptible(order: Any) -> Any:
+def meant(llmux: Server, model: str, error: RefusedError) -> str:
+    """A line that names the models whose names are much like one that there is none of; empty if there are none."""
+    from difflib import get_close_matches
+
+    from llmux.cli.connection import CallError
+
+    if error.code != "model_not_found":
+        return ""
+    try:
+        found = llmux.get("/models")["models"]
+    except CallError:
+        return ""
+    names = [name for one in found for name in (one["name"], *one["aliases"])]
+    close = get_close_matches(model, names, n=3, cutoff=0.5)
+    if not close:
+        close = [name for name in names if model and model.lower() in name.lower()][:3]
+    if close:
+        return f"\nDid you mean {' or '.join(close)}?"
+    return f"\nThere are: {', '.join(one['name'] for one in found)}" if 0 < len(found) <= 20 else ""
+
+
+def interruptible(order: Any) -> Any:
     try:
         return order()
     except KeyboardInterrupt:
         fail("the order stands, and is carried out all the same; `llmux status` shows how it gets on", INTERRUPTED)
 
 
-def _tell(answer: Any, words: str, *, as_json: bool) -> None:
+def tell(answer: Any, words: str, *, as_json: bool) -> None:
     from llmux.hooks.output import printable
 
     if as_json:

@@ -24,10 +24,17 @@ LOOK_SECS = 0.2
 T = TypeVar("T")
 
 
-def with_progress(server: Server, model: str | None, what: str, order: Callable[[], T]) -> T:
+def with_progress(
+    server: Server,
+    model: str | None,
+    what: str,
+    order: Callable[[], T],
+    tell: Callable[[dict[str, Any]], str] | None = None,
+) -> T:
     """Carry out `order` in a thread, showing how it gets on with `model`; what it raises, this raises.
 
-    `what` is the order in words, shown while nothing better is known. Ctrl-C ends the showing, not the order.
+    `what` is the order in words, shown while nothing better is known. Ctrl-C ends the showing, not the order. `tell`
+    says of a state how an order that is not about one model gets on.
     """
     ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -41,16 +48,15 @@ def with_progress(server: Server, model: str | None, what: str, order: Callable[
     try:
         result, error = ended.get(timeout=QUIET_SECS)
     except queue.Empty:
-        result, error = _show(server, model, what, ended)
+        result, error = _show(Watcher(server, model, what, tell), ended)
     if error is not None:
         raise error
     return result  # type: ignore[return-value]  # it is None only where the order gave None
 
 
 def _show(
-    server: Server, model: str | None, what: str, ended: queue.SimpleQueue[tuple[T | None, BaseException | None]]
+    watcher: Watcher, ended: queue.SimpleQueue[tuple[T | None, BaseException | None]]
 ) -> tuple[T | None, BaseException | None]:
-    watcher = Watcher(server, model, what)
     threading.Thread(target=watcher.watch, name="llmux-watch", daemon=True).start()
     began = time.monotonic() - QUIET_SECS
     out = console(sys.stderr)
@@ -77,7 +83,10 @@ def _show(
 class Watcher:
     """Follows the event stream. `line` says what llmux is doing for the order, `output` what its hook printed last."""
 
-    def __init__(self, server: Server, model: str | None, what: str) -> None:
+    def __init__(
+        self, server: Server, model: str | None, what: str, tell: Callable[[dict[str, Any]], str] | None = None
+    ) -> None:
+        self._tell = tell
         self.line = what
         self.output = ""
         self._what = what
@@ -95,7 +104,8 @@ class Watcher:
     def take(self, name: str, data: Any) -> None:
         """Something happened."""
         if name == "status":
-            self.line = describe(data, self._model) or self._what
+            words = describe(data, self._model) if self._tell is None else self._tell(data)
+            self.line = words or self._what
         elif name == "hook_output":
             self.output = printable(f"{data['model']} {data['hook']}: {data['line']}")[:200]
         elif name == "hook":
@@ -124,6 +134,23 @@ def describe(state: dict[str, Any], name: str | None) -> str:
     asleep = [model for model in state["models"] if model["state"] == "sleeping"]
     names = ", ".join(model["name"] for model in asleep) or str(switch["from"])
     return printable(f"putting {names} to sleep{_usually(asleep[0]['sleep_secs'] if len(asleep) == 1 else None)}")
+
+
+def describe_release(state: dict[str, Any]) -> str:
+    """How far a release is, in one line; empty if it has not begun or nothing is left to do."""
+    holding = state["released"]["holding"] if state["released"] else []
+    steps = []
+    for model in (one for one in state["models"] if one["name"] in holding):
+        match model["state"]:
+            case "draining":
+                steps.append(f"draining {model['name']} ({model['in_flight']} in flight)")
+            case "sleeping":
+                steps.append(f"putting {model['name']} to sleep{_usually(model['sleep_secs'])}")
+            case "waking":
+                steps.append(f"{model['name']} is being woken, and is put to sleep after that")
+            case other:
+                steps.append(f"{model['name']} is {other}")
+    return printable("; ".join(steps))
 
 
 def _usually(seconds: float | None) -> str:

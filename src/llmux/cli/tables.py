@@ -70,7 +70,11 @@ def status(state: dict[str, Any], url: str, *, later: float = 0.0) -> Renderable
     head = Text("ready" if state["ready"] else "not ready", style="bold green" if state["ready"] else "bold red")
     head.append(f"   llmux {state['version']} at {url}, up {duration(up)}, policy {state['policy']}", style="default")
     lines: list[RenderableType] = [head]
-    lines += [Text(f"  {printable(reason)}", style="red") for reason in state["reasons"]]
+    # That it is released has a line of its own, which says more.
+    reasons = [reason for reason in state["reasons"] if not (state["released"] and reason.startswith("released"))]
+    lines += [Text(f"  {printable(reason)}", style="red") for reason in reasons]
+    if state["released"]:
+        lines.append(Text(f"  {released(state['released'], later)}", style="bold magenta"))
     lines += [Text(f"  {under_way(switch, later)}", style="yellow") for switch in state["switches"]]
     lines += [Text(""), _models(state["models"], later)]
     lost = [model for model in state["models"] if model["lost"]]
@@ -78,9 +82,26 @@ def status(state: dict[str, Any], url: str, *, later: float = 0.0) -> Renderable
     for model in lost:
         lines.append(Text(f"{printable(model['name'])} is lost: {printable(model['lost']['error'])}", style="red"))
         lines.append(Text(f"  {_looks(model, later)}; `llmux look {printable(model['name'])}` looks now"))
+    for model in state["models"]:
+        if model["pinned_against"]:
+            words = f"{model['name']} waits for room: {', '.join(model['pinned_against'])} pinned"
+            lines += [Text(""), Text(printable(words), style="yellow")]
     if any(device["name"] != IMPLICIT_DEVICE for device in state["devices"]):
         lines += [Text(""), _devices(state)]
     return Group(*lines)
+
+
+def released(release: dict[str, Any], later: float = 0.0) -> str:
+    """A release in words."""
+    fate = "refused" if release["refuse"] else "held"
+    words = f"released for {duration(release['since_secs'] + later)}: requests are {fate} until `llmux resume`"
+    return printable(words + (f"; not asleep: {', '.join(release['holding'])}" if release["holding"] else ""))
+
+
+def _state(model: dict[str, Any]) -> Text:
+    """The state, and what operators have ordered."""
+    orders = "".join(f", {order}" for order in ("pinned", "drained") if model[order])
+    return text(model["state"] + orders, _STYLES.get(model["state"], ""))
 
 
 def under_way(switch: dict[str, Any], later: float = 0.0) -> str:
@@ -106,7 +127,7 @@ def _models(models: list[dict[str, Any]], later: float) -> Table:
         oldest = model["oldest_waiter_secs"]
         table.add_row(
             text(model["name"]),
-            text(model["state"], _STYLES.get(model["state"], "")),
+            _state(model),
             str(model["waiting"] or _DASH),
             duration(None if oldest is None else oldest + later),
             str(model["in_flight"] or _DASH),
@@ -143,7 +164,7 @@ def models(found: list[dict[str, Any]]) -> Table:
         table.add_row(
             text(model["name"]),
             text(", ".join(model["aliases"]) or _DASH),
-            text(model["state"], _STYLES.get(model["state"], "")),
+            _state(model),
             text(", ".join(device for device in model["devices"] if device != IMPLICIT_DEVICE) or _DASH),
             duration(model["wake_secs"]),
             duration(model["sleep_secs"]),

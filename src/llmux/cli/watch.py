@@ -171,6 +171,9 @@ class _Printer:
             self._line({"event": kind, **data})
         elif kind == "hook":
             self._run(data)
+        elif kind == "hook_started":
+            if data["hook"] not in _QUESTIONS:
+                self._say(data["at"], f"{data['model']} {data['hook']} begins", "yellow")
         elif kind == "hook_output":
             self._say(data["at"], f"{data['model']} {data['hook']} | {data['line']}")
         elif kind == "state":

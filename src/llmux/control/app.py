@@ -28,7 +28,7 @@ from llmux.control.guard import Guard
 from llmux.control.listing import Listing
 from llmux.control.view import ControlView
 from llmux.errors import LlmuxError, NoModelError
-from llmux.snapshot import DeviceSnapshot, ModelSnapshot, SwitchSnapshot
+from llmux.snapshot import DeviceSnapshot, ModelSnapshot, ReleasedSnapshot, SwitchSnapshot
 from llmux.telemetry import CONTENT_TYPE, Telemetry
 from llmux.version import version
 from llmux.wire.errors import error_body
@@ -58,6 +58,7 @@ class _Readiness(msgspec.Struct, frozen=True):
     switches: tuple[SwitchSnapshot, ...]
     devices: tuple[DeviceSnapshot, ...]
     models: tuple[ModelSnapshot, ...]
+    released: ReleasedSnapshot | None
 
 
 class _Handlers:
@@ -84,6 +85,7 @@ class _Handlers:
             switches=snapshot.switches,
             devices=snapshot.devices,
             models=snapshot.models,
+            released=snapshot.released,
         )
         return _json(readiness, HTTPStatus.OK if snapshot.ready else HTTPStatus.SERVICE_UNAVAILABLE)
 

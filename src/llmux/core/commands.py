@@ -11,7 +11,18 @@ from llmux.core.ledger import Ledger, Model
 from llmux.core.lifecycle import Step
 from llmux.core.planning import Planner
 from llmux.core.switching import Switching
-from llmux.messages import ModelState, OperatorCheck, OperatorFree, OperatorSleep, OperatorSwitch, Refusal
+from llmux.core.yielding import closed_detail
+from llmux.messages import (
+    ModelState,
+    OperatorCheck,
+    OperatorFree,
+    OperatorPin,
+    OperatorSleep,
+    OperatorSwitch,
+    OperatorUnpin,
+    PinChanged,
+    Refusal,
+)
 from llmux.policy.base import Plan
 
 
@@ -43,6 +54,9 @@ class Commands:
             self._ledger.reply(
                 event.operator_id, event.model, Refusal.MODEL_NOT_FOUND, f"Model not found: {event.model}"
             )
+        elif model.closed:
+            reason, detail = closed_detail(self._ledger, model)
+            self._ledger.reply(event.operator_id, event.model, reason, detail)
         elif model.state is ModelState.AWAKE:
             self._ledger.reply(event.operator_id, event.model)
         else:
@@ -95,6 +109,25 @@ class Commands:
             self._ledger.cancel_timer(f"lost:{model.name}")
             self._health.recheck_due(model)
 
+    def pin(self, event: OperatorPin | OperatorUnpin, now: float) -> None:
+        """Somebody wants a model to stay awake whoever else is asked for, or not any more. It is not woken for that."""
+        model = self._known(event.operator_id, event.model)
+        if model is None:
+            return
+        pinned = isinstance(event, OperatorPin)
+        if model.pinned != pinned:
+            model.pinned = pinned
+            self._ledger.out.append(PinChanged(model.name, pinned))
+        self._ledger.reply(event.operator_id, event.model)
+
+    def _refuse_for_pins(self, model: Model, pinned: tuple[str, ...]) -> None:
+        """One order must not quietly undo another."""
+        many = "are" if len(pinned) > 1 else "is"
+        detail = f"there is no room for {model.name} while {', '.join(pinned)} {many} pinned; `llmux unpin` ends that"
+        operators, model.operators = model.operators, []
+        for operator_id in operators:
+            self._ledger.reply(operator_id, model.name, Refusal.NOT_READY, detail)
+
     def obey(self, now: float) -> None:
         """Operators' commands come before the policy, and before `min_active` and back-off."""
         for model in list(self._ledger.commanded.values()):
@@ -113,5 +146,7 @@ class Commands:
                 plan = self._planner.plan(model.name, by_operator=True)
                 if isinstance(plan, Plan):
                     self._switching.begin(plan, now, by_operator=True)
+                elif model.switch is None and (pinned := self._planner.pinned_against(model)):
+                    self._refuse_for_pins(model, pinned)
             if not (model.operators or model.sleep_operators or model.check_operators):
                 del self._ledger.commanded[model.name]

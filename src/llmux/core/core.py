@@ -19,6 +19,7 @@ from llmux.core.reconfigure import Reconfigure
 from llmux.core.settings import ConfigChanged, CoreEvent, CoreSettings
 from llmux.core.stopping import Stopping
 from llmux.core.switching import Switching
+from llmux.core.yielding import REFUSED, REFUSED_RETRY_SECS, Yielding
 from llmux.costs import SwitchCostTracker
 from llmux.messages import (
     Active,
@@ -32,9 +33,15 @@ from llmux.messages import (
     Left,
     ModelState,
     OperatorCheck,
+    OperatorDrain,
     OperatorFree,
+    OperatorPin,
+    OperatorRelease,
+    OperatorResume,
     OperatorSleep,
     OperatorSwitch,
+    OperatorUndrain,
+    OperatorUnpin,
     PolicyFault,
     Refusal,
     Reject,
@@ -76,6 +83,7 @@ class Core:
         self._health = Health(self.ledger)
         self._switching = Switching(self.ledger, self.planner, self._health)
         self._commands = Commands(self.ledger, self.planner, self._switching, self._health)
+        self._yielding = Yielding(self.ledger, self._switching, self._health)
         self._stopping = Stopping(self.ledger, self._switching, self._health)
         self._reconfigure = Reconfigure(self.ledger, self.planner, self._switching, self._health)
         self._fallback = FifoPolicy()
@@ -93,6 +101,12 @@ class Core:
             OperatorSleep: self._commands.sleep,
             OperatorFree: self._commands.free,
             OperatorCheck: self._commands.check,
+            OperatorPin: self._commands.pin,
+            OperatorUnpin: self._commands.pin,
+            OperatorRelease: self._yielding.release,
+            OperatorResume: self._yielding.resume,
+            OperatorDrain: self._yielding.drain,
+            OperatorUndrain: self._yielding.undrain,
             Stop: self._stopping.stop,
             ConfigChanged: self._config_changed,
         }
@@ -117,7 +131,13 @@ class Core:
         self._undecided = True
         self._handlers[type(event)](event, now)
         if self._undecided and (
-            ledger.waiting_models or ledger.commanded or ledger.outgoing or ledger.crowded or ledger.stop is not None
+            ledger.waiting_models
+            or ledger.commanded
+            or ledger.outgoing
+            or ledger.crowded
+            or ledger.closed
+            or ledger.yields
+            or ledger.stop is not None
         ):
             self._decide(now)
         return out
@@ -150,7 +170,7 @@ class Core:
             )
             return
         model.arrivals.record(now)
-        if model.state is ModelState.AWAKE and ledger.stop is None and not model.full:
+        if model.state is ModelState.AWAKE and ledger.stop is None and not model.closed and not model.full:
             request = Request(event.request_id, model, now, None, now)
             ledger.requests[event.request_id] = request
             model.granted[event.request_id] = request
@@ -173,6 +193,8 @@ class Core:
         """Why a request for `model` should not even wait, if there is such a reason."""
         if self.ledger.stop is not None:
             return Refusal.SHUTTING_DOWN, "llmux is shutting down", 5.0
+        if self.ledger.released is not None and self.ledger.released.refuse:
+            return Refusal.RELEASED, REFUSED, REFUSED_RETRY_SECS
         if self.ledger.queued >= self.settings.max_queue:
             detail = f"{self.ledger.queued} requests are waiting already"
             return Refusal.QUEUE_FULL, detail, outlook(self.ledger, model, now)
@@ -307,7 +329,7 @@ class Core:
             self._expire_waiters(now)
         elif kind == "grace":
             self._stopping.grace_over(now)
-        elif kind not in ("recheck", "leave"):  # these only have decisions made, as they are after every event
+        elif kind not in ("recheck", "leave", "yield"):  # these only have decisions made, as they are after every event
             model = self.ledger.models[name]
             match kind:
                 case "drain":
@@ -351,6 +373,8 @@ class Core:
             self._reconfigure.carry_on(now)
         if self.ledger.commanded:
             self._commands.obey(now)
+        if self.ledger.closed or self.ledger.yields:
+            self._yielding.carry_on(now)
         for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`
             if self.planner.occupied() or not self.planner.waiting():
                 return

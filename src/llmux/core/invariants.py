@@ -54,7 +54,7 @@ def violations(core: Core) -> list[str]:
             found.append(f"{model.name} has {len(model.waiters)} waiters but its place among the waiting is wrong")
         if (model.name in ledger.holding) != (model.state in HOLDING):
             found.append(f"{model.name} is {model.state} but its place among the holding is wrong")
-        if model.state is ModelState.AWAKE and model.waiters and not model.full:
+        if model.state is ModelState.AWAKE and model.waiters and not (model.full or model.closed):
             found.append(f"{model.name} is awake and keeps {len(model.waiters)} waiting")
         if model.state is ModelState.ASLEEP and model.placement is not None:
             found.append(f"{model.name} is asleep and claims {model.placement}")
@@ -75,6 +75,7 @@ def violations(core: Core) -> list[str]:
             found.append(f"{model.name} must go: {model.must_go}, but its place among the outgoing is wrong")
         if model.leaving and (model.waiters or model.operators):
             found.append(f"{model.name} was removed, and somebody waits for it")
+        found += _closing(core, model)
         if model.operators and model.name not in ledger.commanded:
             found.append(f"a command for {model.name} is forgotten")
     if queued != ledger.queued:
@@ -92,6 +93,23 @@ def violations(core: Core) -> list[str]:
     return found
 
 
+def _closing(core: Core, model: Model) -> list[str]:
+    """What is wrong with a model that operators have, or have not, taken out of use."""
+    ledger, found = core.ledger, []
+    if not model.closed == (model.name in ledger.closed) == (model.drained or ledger.released is not None):
+        found.append(f"{model.name} is closed: {model.closed}, and its place among the closed is wrong")
+    if not model.closed:
+        return found
+    if model.operators:
+        found.append(f"{model.name} is closed, and somebody was promised that it will be awake")
+    if model.state is ModelState.WAKING and model.switch is not None and model.switch.wake_run > model.closed_after:
+        found.append(f"{model.name} was woken although it is closed")
+    idle = model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED) and model.switch is None and model.asked
+    if idle and ledger.stop is None and not core.probing and f"yield:{model.name}" not in ledger.timers:
+        found.append(f"{model.name} is closed and {model.state}, and nothing will put it to sleep")
+    return found
+
+
 def _goes_on(ledger: Ledger, model: Model) -> bool:
     purposes, timers = _CARRIED[model.state]
     if any(f"{timer}:{model.name}" in ledger.timers for timer in timers):
@@ -104,8 +122,11 @@ def _goes_on(ledger: Ledger, model: Model) -> bool:
 def _stuck(core: Core) -> list[str]:
     """Waiters that nothing under way, no timer and no other event to come would ever serve or end."""
     ledger = core.ledger
-    if ledger.runs or ledger.switches or all(model.full for model in ledger.waiting_models.values()):
-        return []  # a full model takes the next one as soon as one of those that it serves has ended
+    # A full model takes the next one as soon as one of those that it serves has ended; those of a closed one, and of
+    # one that has no room because of pinned ones, wait because an operator wants them to.
+    waits = ledger.waiting_models.values()
+    if ledger.runs or ledger.switches or all(m.full or m.closed or core.planner.pinned_against(m) for m in waits):
+        return []
     if not core.probing and not any(key == "recheck" or key.startswith(("sleep:", "verify:")) for key in ledger.timers):
         return [f"{ledger.queued} wait, and nothing is under way for them"]
     return []

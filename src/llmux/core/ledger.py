@@ -91,6 +91,7 @@ class Switch:
     unproven: str = ""  # how the canary failed, once it has; the model gets one more chance
     void: str = ""  # why, once its target is not to be woken after all, though somebody may still want it
     reconfiguring: bool = False  # the configuration, and nobody else, wants its victims asleep
+    yielding: bool = False  # an operator's release or drain, and nobody else, wants its victims asleep
     wake_run: int = 0  # the id of its wake hook's run, once that has begun
 
     @property
@@ -145,9 +146,14 @@ class Model:
     asked: bool = False  # its alive hook was asked once, so what it may hold is known as well as it can be
     leaving: bool = False  # it is not in the configuration any more, but may still hold its memory
     must_go: bool = False  # it is put to sleep as soon as that is possible: the configuration has no room for it
+    pinned: bool = field(init=False)  # once awake, it is nobody's victim; the spec says how it begins
+    drained: bool = False  # by an operator's order
+    closed: bool = False  # drained, or llmux is released: it gets no requests and is not woken
+    closed_after: int = 0  # the id that was the last when it was closed
 
     def __post_init__(self) -> None:
         self.name = self.spec.name
+        self.pinned = self.spec.pinned
 
     @property
     def waiting(self) -> int:
@@ -186,6 +192,25 @@ class Model:
         return bool(self.waiters or self.operators)
 
 
+@dataclass(slots=True)
+class Release:
+    """The devices are an operator's, since `since`; `refuse` says whether requests are refused, or held."""
+
+    refuse: bool
+    since: float
+
+
+@dataclass(slots=True)
+class Yield:
+    """A command that waits for models to be asleep: a release (`model` is empty) or a drain. `left` are those that it
+    still waits for, `failed` says why others could not be put to sleep."""
+
+    operator_id: int
+    model: str
+    left: set[str]
+    failed: dict[str, str] = field(default_factory=dict)
+
+
 class Ledger:
     """The books themselves. Every method is O(1) unless it says otherwise."""
 
@@ -202,6 +227,9 @@ class Ledger:
         self.outgoing: dict[str, Model] = {}  # those that must go
         self.crowded = False  # since the configuration changed, there may be more awake than there is room for
         self.configured = 0  # the id that was the last when the configuration last changed
+        self.released: Release | None = None
+        self.closed: dict[str, Model] = {}  # those that get no requests and are not woken
+        self.yields: list[Yield] = []
         self.queued = 0
         self.runs: dict[int, Run] = {}
         self.timers: dict[str, float] = {}
@@ -246,6 +274,16 @@ class Ledger:
         if new is ModelState.UNCONFIRMED and model.placement not in model.spec.placements:
             model.placed = False  # the configuration has changed: it cannot be woken where it is
         self.out.append(StateChanged(model=model.name, old=old, new=new, cause=step.value))
+
+    def set_closed(self, model: Model) -> None:
+        """Have `closed` follow from what operators have ordered."""
+        closed = model.drained or self.released is not None
+        if closed and not model.closed:
+            self.closed[model.name] = model
+            model.closed_after = self._ids
+        elif model.closed and not closed:
+            del self.closed[model.name]
+        model.closed = closed
 
     # --- hooks ----------------------------------------------------------------------------------------------
 
@@ -328,9 +366,9 @@ class Ledger:
             self.out.append(AbortRequests(model.name, tuple(model.granted), reason))
 
     def release(self, model: Model, now: float) -> None:
-        """Grant what waits for `model`, which is awake, oldest first: all of it, or as much as there is room for.
-        O(granted)."""
-        if not model.waiters:
+        """Grant what waits for `model`, which is awake, oldest first: all of it, or as much as there is room for;
+        nothing while it is closed. O(granted)."""
+        if not model.waiters or model.closed:
             return
         most = model.spec.max_in_flight
         if most is not None and len(model.waiters) > most - len(model.granted):

@@ -79,11 +79,15 @@ class Planner:
     def waiting(self) -> Sequence[Model]:
         # Asked for by the core and by its policy: kept until something happens, which always adds to the effects.
         if self._waiting is None or self._waiting_seen != len(self._ledger.out):
-            self._waiting = [
+            waiting = [
                 model
                 for model in self._ledger.waiting_models.values()
-                if model.switch is None and (model.state is _ASLEEP or model.state is _UNCONFIRMED)
+                if model.switch is None and not model.closed and (model.state is _ASLEEP or model.state is _UNCONFIRMED)
             ]
+            if waiting and any(model.pinned for model in self._ledger.holding.values()):
+                # Nobody else should wait behind those whom an operator has shut out.
+                waiting = [model for model in waiting if not self.pinned_against(model)]
+            self._waiting = waiting
             self._waiting_seen = len(self._ledger.out)
         return self._waiting
 
@@ -98,7 +102,7 @@ class Planner:
         for `min_active` yet, or are lost, and does not wait for back-off."""
         target = self._ledger.models[name]
         wakeable = target.state in (ModelState.ASLEEP, ModelState.UNCONFIRMED)
-        if target.switch is not None or not wakeable or not target.asked:
+        if target.switch is not None or not wakeable or not target.asked or target.closed:
             return Blocked(None, target.spec.everywhere)
         if self.now < target.wake_not_before and not by_operator:
             return Blocked(target.wake_not_before, ())
@@ -232,6 +236,20 @@ class Planner:
         free = free_after(self._ledger.settings.devices, lost)
         return not any(fits(placement, free) for placement in target.spec.placements)
 
+    def pinned_against(self, target: Model) -> tuple[str, ...]:
+        """The pinned models because of which there is no room for `target`, wherever it could be placed; none where
+        there is, or where others are in its way. O(models that hold memory)."""
+        fixed = [
+            m
+            for m in self._ledger.holding.values()
+            if m is not target and m.placement is not None and (m.state is ModelState.LOST or (m.pinned and m.placed))
+        ]
+        pinned = tuple(model.name for model in fixed if model.pinned and model.state is not ModelState.LOST)
+        if not pinned or target.state not in (_ASLEEP, _UNCONFIRMED):
+            return ()
+        free = free_after(self._ledger.settings.devices, [m.placement for m in fixed if m.placement is not None])
+        return () if any(fits(placement, free) for placement in self._alternatives(target)) else pinned
+
     def _alternatives(self, target: Model) -> Sequence[Placement]:
         if target.state is ModelState.UNCONFIRMED and target.placed and target.placement is not None:
             return (target.placement,)
@@ -263,7 +281,7 @@ class Planner:
                 continue
             if model.state not in (ModelState.AWAKE, ModelState.UNCONFIRMED):
                 continue
-            if model.spec.pinned and model.placed:
+            if model.pinned and model.placed:
                 continue
             at = model.sleep_not_before
             if model.awake_since is not None:

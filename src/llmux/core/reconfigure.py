@@ -30,7 +30,7 @@ from llmux.messages import ModelRemoved, ModelState, Refusal
 _WHY = "the configuration changed"
 
 #: Kinds of timers that belong to one model.
-_TIMERS = ("check", "drain", "sleep", "verify", "lost", "leave")
+_TIMERS = ("check", "drain", "sleep", "verify", "lost", "leave", "yield")
 
 
 class Reconfigure:
@@ -95,6 +95,9 @@ class Reconfigure:
                 known = Model(spec=spec, order=order)
                 joining.append(known)
                 ledger.holding[spec.name] = known
+                ledger.set_closed(known)  # where llmux is released, it is so for newcomers too
+            elif known.spec.pinned != spec.pinned:
+                known.pinned = spec.pinned  # else what an operator has ordered stands
             known.spec, known.order, known.leaving = spec, order, False
             self._stays(known)  # until it turns out that it cannot
             models[spec.name] = known
@@ -123,6 +126,7 @@ class Reconfigure:
         for operator_id in operators:
             ledger.reply(operator_id, model.name)
         ledger.commanded.pop(model.name, None)
+        ledger.closed.pop(model.name, None)
         del ledger.outgoing[model.name]
         del ledger.models[model.name]
         ledger.costs.forget(model.name)
@@ -172,7 +176,7 @@ class Reconfigure:
         costs = {m: 0.0 if m.state is ModelState.DRAINING else worth.credit(m, now) for m in awake}
         least = 1.0 + sum(costs.values())
         candidates = [
-            Candidate(m.name, m.placement, costs[m] + (least if m.state is ModelState.WAKING or m.spec.pinned else 0.0))
+            Candidate(m.name, m.placement, costs[m] + (least if m.state is ModelState.WAKING or m.pinned else 0.0))
             for m in sorted(awake, key=lambda m: (m.last_used, m.order))
             if m.placement is not None
         ]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from llmux.core.core import Core
 from llmux.core.ledger import Ledger, Model, Purpose, Run, Switch
-from llmux.messages import ModelState
+from llmux.messages import Event, ModelState, OperatorDrain, OperatorPin, OperatorRelease, OperatorUnpin
 from llmux.snapshot import (
     OVERDUE_SECS,
     DeviceSnapshot,
     LostSnapshot,
     ModelSnapshot,
+    Pin,
+    ReleasedSnapshot,
     Snapshot,
+    Standing,
     SwitchSnapshot,
 )
 
 #: Timers after which the scheduler looks at its queues again, as opposed to deadlines and periodic checks.
-_PROGRESS_TIMERS = ("recheck", "sleep:", "verify:", "lost:", "drain:", "leave:")
+_PROGRESS_TIMERS = ("recheck", "sleep:", "verify:", "lost:", "drain:", "leave:", "yield:")
 
 
 def snapshot(core: Core, now: float) -> Snapshot:
@@ -37,7 +40,7 @@ def snapshot(core: Core, now: float) -> Snapshot:
         or any(key.startswith(_PROGRESS_TIMERS) for key in ledger.timers)
     )
     return Snapshot(
-        models=tuple(_model(ledger, model, now) for model in ledger.models.values()),
+        models=tuple(_model(core, model, now) for model in ledger.models.values()),
         devices=tuple(
             DeviceSnapshot(
                 name=name,
@@ -52,8 +55,34 @@ def snapshot(core: Core, now: float) -> Snapshot:
         work_pending=pending,
         stopping=ledger.stop is not None,
         switches=tuple(_switch(switch, now) for switch in ledger.switches.values()),
+        released=_released(ledger, now),
         overdue=tuple(f"{run.hook} of {run.model.name}" for run in ledger.runs.values() if _overdue(run, now)),
     )
+
+
+def standing(core: Core) -> Standing:
+    """The orders that stand. O(models)."""
+    ledger = core.ledger
+    models = ledger.models.values()
+    return Standing(
+        released=None if ledger.released is None else ledger.released.refuse,
+        drained=tuple(model.name for model in models if model.drained),
+        pins={m.name: Pin(m.pinned, m.spec.pinned) for m in models if m.pinned != m.spec.pinned},
+    )
+
+
+def orders(core: Core, standing: Standing) -> list[Event]:
+    """What to tell a core that has just been made so that `standing` stands again, as far as it has the models. Nobody
+    waits for the replies."""
+    found: list[Event] = []
+    if standing.released is not None:
+        found.append(OperatorRelease(0, standing.released))
+    models = core.ledger.models
+    found += [OperatorDrain(0, name) for name in standing.drained if name in models]
+    for name, pin in standing.pins.items():
+        if name in models and models[name].spec.pinned == pin.configured:  # else the file was changed since
+            found.append(OperatorPin(0, name) if pin.pinned else OperatorUnpin(0, name))
+    return found
 
 
 def _switch(switch: Switch, now: float) -> SwitchSnapshot:
@@ -65,6 +94,13 @@ def _switch(switch: Switch, now: float) -> SwitchSnapshot:
         phase = ModelState.SLEEPING
     to_model = None if switch.target is None else switch.target.name
     return SwitchSnapshot(switch.from_model, to_model, phase, now - switch.began)
+
+
+def _released(ledger: Ledger, now: float) -> ReleasedSnapshot | None:
+    if ledger.released is None:
+        return None
+    holding = tuple(name for name in ledger.models if name in ledger.holding)
+    return ReleasedSnapshot(ledger.released.refuse, max(0.0, now - ledger.released.since), holding)
 
 
 def _overdue(run: Run, now: float) -> bool:
@@ -83,7 +119,8 @@ def _lost(ledger: Ledger, model: Model, now: float) -> LostSnapshot | None:
     )
 
 
-def _model(ledger: Ledger, model: Model, now: float) -> ModelSnapshot:
+def _model(core: Core, model: Model, now: float) -> ModelSnapshot:
+    ledger = core.ledger
     oldest = model.oldest_arrival
     return ModelSnapshot(
         name=model.name,
@@ -93,4 +130,7 @@ def _model(ledger: Ledger, model: Model, now: float) -> ModelSnapshot:
         oldest_waiter_age=None if oldest is None else now - oldest,
         devices=tuple(model.placement) if model.placement is not None else (),
         lost=_lost(ledger, model, now),
+        pinned=model.pinned,
+        drained=model.drained,
+        pinned_against=core.planner.pinned_against(model) if model.waiters else (),
     )

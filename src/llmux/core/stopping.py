@@ -35,6 +35,9 @@ class Stopping:
             model.sleep_operators, model.check_operators = [], []
             for operator_id in operators:
                 ledger.reply(operator_id, model.name, Refusal.SHUTTING_DOWN, "llmux is shutting down")
+        yields, ledger.yields = ledger.yields, []
+        for order in yields:
+            ledger.reply(order.operator_id, order.model, Refusal.SHUTTING_DOWN, "llmux is shutting down")
         for switch in list(ledger.switches.values()):
             if switch.draining and switch.target is not None:
                 self._switching.call_off(switch, now)

@@ -57,9 +57,19 @@ class Switching:
         )
         self._open(switch, now)
 
-    def unload(self, model: Model, now: float, *, reconfiguring: bool = False) -> None:
-        """Put `model` to sleep for no other's sake; `reconfiguring` says that it is for the configuration's."""
-        switch = Switch(self._ledger.next_id(), None, (model,), model.name, {}, now, reconfiguring=reconfiguring)
+    def unload(self, model: Model, now: float, *, reconfiguring: bool = False, yielding: bool = False) -> None:
+        """Put `model` to sleep for no other's sake; `reconfiguring` says that it is for the configuration's, `yielding`
+        that it is because an operator has closed it."""
+        switch = Switch(
+            self._ledger.next_id(),
+            None,
+            (model,),
+            model.name,
+            {},
+            now,
+            reconfiguring=reconfiguring,
+            yielding=yielding,
+        )
         self._open(switch, now)
 
     def retire(self, model: Model, now: float) -> None:
@@ -244,6 +254,10 @@ class Switching:
         operators, model.sleep_operators = model.sleep_operators, []
         for operator_id in operators:
             self._ledger.reply(operator_id, model.name, Refusal.HOOK_FAILED, model.sleep_error)
+        for order in self._ledger.yields:
+            if model.name in order.left:
+                order.left.discard(model.name)
+                order.failed[model.name] = model.sleep_error
         if switch is not None and switch.target is not model:
             model.switch = None
         if switch is not None and switch.target is model and switch.unproven:
@@ -277,7 +291,7 @@ class Switching:
         if switch.unproven and not self._planner.still_fits(switch):
             # It was woken when the configuration changed, and who was found awake since may have a claim on its room.
             switch.void = switch.void or "its room is claimed by another since the configuration changed"
-        if switch.failed or switch.void or target is None or not target.wanted:
+        if switch.failed or switch.void or target is None or target.closed or not target.wanted:
             self._close(switch)
             result = "failure" if switch.failed else "cancelled"
             self._ended(switch, result, now, detail=switch.failed or switch.unproven or switch.void)

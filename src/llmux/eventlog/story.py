@@ -18,6 +18,7 @@ from llmux.messages import (
     CancelHook,
     CancelTimer,
     CloseBackend,
+    DrainChanged,
     Effect,
     Finished,
     Grant,
@@ -27,13 +28,22 @@ from llmux.messages import (
     ModelLeftAwake,
     ModelRemoved,
     OperatorCheck,
+    OperatorDrain,
     OperatorFree,
+    OperatorPin,
+    OperatorRelease,
     OperatorReply,
+    OperatorResume,
     OperatorSleep,
     OperatorSwitch,
+    OperatorUndrain,
+    OperatorUnpin,
+    PinChanged,
     PolicyFault,
     ProbesEnded,
     Reject,
+    Released,
+    Resumed,
     RunHook,
     SetTimer,
     SleepFailed,
@@ -53,6 +63,10 @@ _WANTED: Mapping[type[CoreEvent], str] = {
     OperatorSleep: "asleep",
     OperatorFree: "taken for asleep",
     OperatorCheck: "looked at",
+    OperatorDrain: "drained",
+    OperatorUndrain: "undrained",
+    OperatorPin: "pinned",
+    OperatorUnpin: "unpinned",
 }
 
 #: The longest line, in characters.
@@ -148,7 +162,20 @@ class Teller:
                 models.add(model)
                 times = f", {in_a_row} in a row" if in_a_row > 1 else ""
                 return f"backend of {model} fails a request ({failure}{times})"
-            case OperatorSwitch() | OperatorSleep() | OperatorFree() | OperatorCheck():
+            case OperatorRelease(refuse=refuse):
+                return f"operator wants everything asleep, and requests {'refused' if refuse else 'held'}"
+            case OperatorResume():
+                return "operator gives the devices back"
+            case (
+                OperatorSwitch()
+                | OperatorSleep()
+                | OperatorFree()
+                | OperatorCheck()
+                | OperatorDrain()
+                | OperatorUndrain()
+                | OperatorPin()
+                | OperatorUnpin()
+            ):
                 models.add(event.model)
                 return f"operator wants {event.model} {_WANTED[type(event)]}"
 
@@ -201,7 +228,8 @@ def _words(effect: Effect) -> str:
         case AbortRequests():
             return f"abort {len(effect.request_ids)} requests of {effect.model}: {effect.reason}"
         case OperatorReply():
-            return f"command about {effect.model}: {effect.reason or 'done'} {effect.detail}".rstrip()
+            about = f" about {effect.model}" if effect.model else ""
+            return f"command{about}: {effect.reason or 'done'} {effect.detail}".rstrip()
         case Stopped():
             return "all stopped"
         case StateChanged():
@@ -222,6 +250,14 @@ def _words(effect: Effect) -> str:
             return f"found awake: {', '.join(effect.found) or 'nobody'}"
         case ModelRemoved():
             return f"{effect.model} is gone"
+        case Released():
+            return f"released; requests are {'refused' if effect.refuse else 'held'}"
+        case Resumed():
+            return "resumed"
+        case DrainChanged():
+            return f"{effect.model} is {'' if effect.drained else 'not '}to be drained"
+        case PinChanged():
+            return f"{effect.model} is {'' if effect.pinned else 'un'}pinned"
         case PolicyFault():
             return f"policy {effect.policy} failed: {effect.detail}"
         case Grant() | SetTimer() | CancelTimer() | CloseBackend() | ModelLeftAwake():

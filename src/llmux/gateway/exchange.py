@@ -60,6 +60,7 @@ class Exchange:
 
     Attributes:
         keep_alive: the client's connection may carry another request after this one.
+        events: how many server-sent events the backend has sent so far, as near as counting in passing can tell.
     """
 
     __slots__ = (
@@ -85,6 +86,7 @@ class Exchange:
         "_state",
         "_status",
         "_to_control",
+        "events",
         "keep_alive",
     )
 
@@ -112,6 +114,7 @@ class Exchange:
         self._last_bytes = b""
         self._cors: bytes | None = None  # header lines for the page that sent this, if a page did
         self.keep_alive = False
+        self.events = 0
 
     def start(self) -> None:
         """Find out whom the request is for and ask for a grant. It may be over when this returns."""
@@ -313,6 +316,7 @@ class Exchange:
         elif data:
             if response.event_stream:
                 self._last_bytes = data[-4:]
+                self.events += data.count(b"data:")
             if not client.write_paused:
                 client.deadline = now + self._shared.seconds.between_bytes
             client.write(data)

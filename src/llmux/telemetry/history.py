@@ -15,7 +15,17 @@ from typing import Any
 import msgspec
 
 from llmux.hooks import HookResult
-from llmux.messages import Effect, Hook, ModelState, Outcome, StateChanged, SwitchDrained, SwitchEnded, SwitchStarted
+from llmux.messages import (
+    Effect,
+    Hook,
+    ModelState,
+    Outcome,
+    RunHook,
+    StateChanged,
+    SwitchDrained,
+    SwitchEnded,
+    SwitchStarted,
+)
 
 SWITCHES = 500
 """How many switches are kept."""
@@ -53,6 +63,14 @@ class SwitchRecord(msgspec.Struct, rename={"from_model": "from", "to_model": "to
     detail: str = ""
 
 
+class HookStarted(msgspec.Struct, frozen=True):
+    """A hook run that began `at`, and is not over."""
+
+    model: str
+    hook: Hook
+    at: float
+
+
 class HookRecord(msgspec.Struct, frozen=True):
     """A hook run that is over. `output` is the end of what it printed, on both streams."""
 
@@ -85,10 +103,11 @@ class HookLine(msgspec.Struct, frozen=True):
     line: str
 
 
-Record = SwitchRecord | HookRecord | StateRecord | HookLine
+Record = SwitchRecord | HookStarted | HookRecord | StateRecord | HookLine
 
 KINDS: Mapping[type, str] = {
     SwitchRecord: "switch",
+    HookStarted: "hook_started",
     HookRecord: "hook",
     StateRecord: "state",
     HookLine: "hook_output",
@@ -134,6 +153,7 @@ class History:
         self._switches: deque[SwitchRecord] = deque(maxlen=SWITCHES)
         self._open: dict[int, SwitchRecord] = {}
         self._hooks: dict[tuple[str, Hook], deque[HookRecord]] = {}
+        self._running: dict[tuple[str, Hook], HookStarted] = {}  # a hook of a model runs once at a time
         self._states: dict[str, deque[StateRecord]] = {}
         self._listeners: list[Listener] = []
         self._facts: dict[type, Callable[[Any], None]] = {
@@ -141,6 +161,7 @@ class History:
             SwitchStarted: self._switch_started,
             SwitchDrained: self._switch_drained,
             SwitchEnded: self._switch_ended,
+            RunHook: self._hook_started,
         }
         began = clock()
         for model in models:
@@ -158,6 +179,7 @@ class History:
 
     def hook_ended(self, model: str, hook: Hook, result: HookResult) -> None:
         """A hook's run is over."""
+        self._running.pop((model, hook), None)
         output = (result.output or result.stderr)[-OUTPUT_CHARS:]
         record = HookRecord(
             model, hook, self._clock(), result.duration, result.outcome, result.exit_code, result.detail, output
@@ -178,6 +200,10 @@ class History:
     def switches(self, limit: int = SWITCHES) -> list[SwitchRecord]:
         """The last `limit` switches, the newest first."""
         return list(reversed(self._switches))[:limit]
+
+    def running(self) -> list[HookStarted]:
+        """The hooks that run, the oldest first."""
+        return list(self._running.values())
 
     def hook_runs(self, model: str | None = None, limit: int | None = None) -> list[HookRecord]:
         """The last runs of each hook, of one model or of all, the newest first; at most `limit` in all."""
@@ -223,6 +249,11 @@ class History:
             devices = self._devices(effect.model) or (changes[-1].devices if changes else ())
         record = StateRecord(effect.model, self._clock(), effect.new, effect.cause, devices)
         changes.append(record)
+        self._publish(record)
+
+    def _hook_started(self, effect: RunHook) -> None:
+        record = HookStarted(effect.model, effect.hook, self._clock())
+        self._running[effect.model, effect.hook] = record
         self._publish(record)
 
     def _switch_started(self, effect: SwitchStarted) -> None:

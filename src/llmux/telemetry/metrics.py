@@ -122,7 +122,11 @@ def gauges(snapshot: Snapshot, usage: Usage, *, log_dropped: int, tasks: int) ->
         "llmux_oldest_waiter_seconds", "For how long the oldest waiting request has waited; 0 if none.", ("model",)
     )
     state = Gauges("llmux_model_state", "1 for the state that a model is in, 0 for the others.", ("model", "state"))
+    pinned = Gauges("llmux_model_pinned", "1 while a model is not put to sleep for others.", ("model",))
+    drained = Gauges("llmux_model_drained", "1 while an operator has a model drained.", ("model",))
     for model in snapshot.models:
+        pinned.put(model.pinned, model.name)
+        drained.put(model.drained, model.name)
         depth.put(model.waiting, model.name)
         in_flight.put(model.in_flight, model.name)
         oldest.put(model.oldest_waiter_age or 0.0, model.name)
@@ -133,6 +137,8 @@ def gauges(snapshot: Snapshot, usage: Usage, *, log_dropped: int, tasks: int) ->
         lost.put(device.lost, device.name)
     stalled = Gauges("llmux_scheduler_stalled", "1 while requests wait and nothing under way will ever serve them.")
     stalled.put(snapshot.stalled)
+    released = Gauges("llmux_released", "1 while an operator has the devices, and nothing is woken.")
+    released.put(snapshot.released is not None)
     switch_age = Gauges("llmux_switch_age_seconds", "For how long the oldest switch has been under way; 0 if none is.")
     switch_age.put(max((switch.since_secs for switch in snapshot.switches), default=0.0))
     build = Gauges("llmux_build_info", "Always 1; the version is in the label.", ("version",))
@@ -151,5 +157,20 @@ def gauges(snapshot: Snapshot, usage: Usage, *, log_dropped: int, tasks: int) ->
     buffered.put(usage.buffered_bytes)
     most_buffered = Gauges("llmux_buffered_bytes_limit", "Bytes of requests that there may be in memory.")
     most_buffered.put(usage.most_buffered_bytes)
-    yield from (depth, in_flight, oldest, state, lost, stalled, switch_age, build, dropped, running, gaps)
+    yield from (
+        depth,
+        in_flight,
+        oldest,
+        state,
+        pinned,
+        drained,
+        lost,
+        stalled,
+        released,
+        switch_age,
+        build,
+        dropped,
+        running,
+        gaps,
+    )
     yield from (clients, most_clients, buffered, most_buffered)

@@ -16,6 +16,7 @@ from llmux.hooks import HookResult
 from llmux.messages import (
     NOT_EXECUTED,
     AbortRequests,
+    DrainChanged,
     Effect,
     Hook,
     ModelDied,
@@ -23,10 +24,13 @@ from llmux.messages import (
     ModelRemoved,
     ModelState,
     Outcome,
+    PinChanged,
     PolicyFault,
     ProbesEnded,
     Refusal,
     Reject,
+    Released,
+    Resumed,
     SleepFailed,
     StateChanged,
     SwitchDrained,
@@ -88,6 +92,10 @@ class Telemetry:
             ModelDied: self._model_died,
             ModelRemoved: self._model_removed,
             PolicyFault: self._policy_fault,
+            Released: self._released,
+            Resumed: self._resumed,
+            DrainChanged: self._drain_changed,
+            PinChanged: self._pin_changed,
         }
 
     # --- what the configuration says -----------------------------------------------------------------------------
@@ -288,6 +296,24 @@ class Telemetry:
             del self._durations[key]
         self._metrics.forget(effect.model)
         log.info("model_removed", model=effect.model)
+
+    def _released(self, effect: Released) -> None:
+        log.warning("released", requests="refused" if effect.refuse else "held")
+
+    def _resumed(self, effect: Resumed) -> None:
+        log.info("resumed")
+
+    def _drain_changed(self, effect: DrainChanged) -> None:
+        if effect.drained:
+            log.info("drain_ordered", model=effect.model)
+        else:
+            log.info("drain_lifted", model=effect.model)
+
+    def _pin_changed(self, effect: PinChanged) -> None:
+        if effect.pinned:
+            log.info("model_pinned", model=effect.model)
+        else:
+            log.info("model_unpinned", model=effect.model)
 
     def _policy_fault(self, effect: PolicyFault) -> None:
         self._metrics.policy_faults.increase()

@@ -8,13 +8,15 @@ from __future__ import annotations
 import msgspec
 
 from llmux.messages import ModelState
-from llmux.snapshot import DeviceSnapshot, LostSnapshot, SwitchSnapshot
-from llmux.telemetry.history import HookRecord, StateRecord, SwitchRecord
+from llmux.snapshot import DeviceSnapshot, LostSnapshot, ReleasedSnapshot, SwitchSnapshot
+from llmux.telemetry.history import HookRecord, HookStarted, StateRecord, SwitchRecord
 
 
 class ModelView(msgspec.Struct, frozen=True):
     """A model. `wake_secs` and `sleep_secs` are moving averages, null until observed. `arrivals_per_sec` is a moving
-    average, too. `lost` is null unless the model is."""
+    average, too. `lost` is null unless the model is. `pinned`: once awake, it is not put to sleep for others. `drained`:
+    an operator wants it asleep, and its requests wait. `pinned_against`: its requests wait because there is no room for
+    it while these are pinned."""
 
     name: str
     state: ModelState
@@ -27,15 +29,20 @@ class ModelView(msgspec.Struct, frozen=True):
     sleep_secs: float | None = None
     arrivals_per_sec: float = 0.0
     lost: LostSnapshot | None = None
+    pinned: bool = False
+    drained: bool = False
+    pinned_against: tuple[str, ...] = ()
 
 
 class RequestView(msgspec.Struct, frozen=True):
-    """A request that waits (`granted` false) or is served; `age_secs` since it arrived."""
+    """A request that waits (`granted` false) or is served; `age_secs` since it arrived. `events` are the server-sent
+    events of its answer so far: about one for each token. An answer that is no event stream has none."""
 
     id: int
     model: str
     granted: bool
     age_secs: float
+    events: int = 0
 
 
 class Cost(msgspec.Struct, frozen=True, rename={"from_model": "from", "to_model": "to"}):
@@ -47,7 +54,9 @@ class Cost(msgspec.Struct, frozen=True, rename={"from_model": "from", "to_model"
 
 
 class State(msgspec.Struct, frozen=True):
-    """The whole at one moment. `reasons` says why llmux is not ready, and is empty when it is."""
+    """The whole at one moment. `reasons` says why llmux is not ready, and is empty when it is. `released` is null
+    unless an operator has the devices; `holding` in it are the models that do not sleep yet, or again. `hooks` are those
+    that run, the oldest first."""
 
     version: str
     started: float
@@ -60,6 +69,8 @@ class State(msgspec.Struct, frozen=True):
     switches: tuple[SwitchSnapshot, ...]
     devices: tuple[DeviceSnapshot, ...]
     models: list[ModelView]
+    released: ReleasedSnapshot | None = None
+    hooks: list[HookStarted] = []
 
 
 class Models(msgspec.Struct, frozen=True):

@@ -96,6 +96,27 @@ class Handlers:
     async def look(self, request: Request) -> Response:
         return await self._done(self._orders.look(self._find(request.path_params["model"]).name))
 
+    async def drain(self, request: Request) -> Response:
+        return await self._done(self._orders.drain(self._find(request.path_params["model"]).name))
+
+    async def undrain(self, request: Request) -> Response:
+        return await self._done(self._orders.undrain(self._find(request.path_params["model"]).name))
+
+    async def pin(self, request: Request) -> Response:
+        return await self._done(self._orders.pin(self._find(request.path_params["model"]).name))
+
+    async def unpin(self, request: Request) -> Response:
+        return await self._done(self._orders.unpin(self._find(request.path_params["model"]).name))
+
+    async def release(self, request: Request) -> Response:
+        refuse = request.query_params.get("refuse", "false")
+        if refuse not in ("true", "false"):
+            raise BadRequestError("refuse must be true or false", param="refuse")
+        return await self._done(self._orders.release(refuse=refuse == "true"))
+
+    async def resume(self, request: Request) -> Response:
+        return await self._done(self._orders.resume())
+
     async def cancel(self, request: Request) -> Response:
         try:
             number = int(request.path_params["id"])
@@ -138,17 +159,20 @@ class Handlers:
             switches=snapshot.switches,
             devices=snapshot.devices,
             models=list(self._sight.models()),
+            released=snapshot.released,
+            hooks=self._sight.history.running(),
         )
 
     def _state_and_gist(self) -> tuple[bytes, object]:
         state = self._state()
-        gist = [(model.state, model.waiting, model.in_flight, model.devices) for model in state.models]
+        gist = [(one.state, one.waiting, one.in_flight, one.devices, one.pinned, one.drained) for one in state.models]
         return msgspec.json.encode(state), (
             gist,
             [(one.from_model, one.to_model, one.phase) for one in state.switches],
             state.devices,
             state.reasons,
             state.policy,
+            None if state.released is None else (state.released.refuse, state.released.holding),
         )
 
 

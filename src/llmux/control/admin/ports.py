@@ -55,6 +55,30 @@ class Orders(Protocol):
         """Look at a lost model now."""
         ...
 
+    async def release(self, *, refuse: bool) -> None:
+        """Return once everything is asleep; nothing is woken until `resume`, and requests wait, or are refused."""
+        ...
+
+    async def resume(self) -> None:
+        """Wake models again for those who ask for them."""
+        ...
+
+    async def drain(self, model: str) -> None:
+        """Return once `model` is asleep; it is not woken until `undrain`, and its requests wait."""
+        ...
+
+    async def undrain(self, model: str) -> None:
+        """Wake `model` again for those who ask for it."""
+        ...
+
+    async def pin(self, model: str) -> None:
+        """Do not put `model` to sleep for others any more."""
+        ...
+
+    async def unpin(self, model: str) -> None:
+        """Put `model` to sleep for others again."""
+        ...
+
     def cancel(self, request_id: int) -> None:
         """End a request that waits or is served."""
         ...

@@ -1,9 +1,9 @@
 // What hooks print, as it comes, and their past runs.
 
 import { $, h, keyed, setText } from "./dom.js";
-import { clock, duration, when } from "./format.js";
+import { age, clock, duration, when } from "./format.js";
 import { onOutput } from "./live.js";
-import { modelNames, on, runKey, store } from "./store.js";
+import { hookKey, modelNames, on, runKey, serverNow, store } from "./store.js";
 
 const LINES = 500;
 const RUNS = 40;
@@ -63,17 +63,32 @@ function output() {
 }
 
 function run(one) {
+  // A "no" of these is an answer; only a shell that could not run them (126, 127) has said nothing.
+  const no = ["alive", "verify"].includes(one.hook) && one.outcome === "failed" && ![126, 127].includes(one.exit_code);
   const code = one.exit_code === null ? "" : `, exit ${one.exit_code}`;
   const good = one.outcome === "ok";
   const head = h("summary", {},
     h("span", { class: "time", text: clock(one.ended), title: when(one.ended) }), " ",
     h("span", { class: "who", text: `${one.model} ${one.hook}` }), " ",
-    h("span", { class: `badge ${good ? "good" : one.outcome === "cancelled" ? "wait" : "bad"}`, text: `${one.outcome}${good ? "" : code}` }), " ",
+    h("span", { class: `badge ${good ? "good" : no ? "" : one.outcome === "cancelled" ? "wait" : "bad"}`, text: `${no ? "no" : one.outcome}${good ? "" : code}` }), " ",
     h("span", { class: "aside", text: duration(one.duration_secs) }));
   const detail = one.detail && !good ? h("p", { class: "trouble", text: one.detail }) : "";
   return {
     node: h("li", {}, h("details", {}, head, detail, h("pre", { tabindex: "0", text: one.output || "(it printed nothing)" }))),
     update() {},
+  };
+}
+
+/** A hook that runs now, and for how long it has. */
+function runningNow() {
+  const since = h("span", { class: "aside" });
+  const who = h("span", { class: "who" });
+  return {
+    node: h("li", {}, h("span", { class: "pill", data: { state: "waking" } }, who, " ", since)),
+    update(one) {
+      setText(who, `${one.model} ${one.hook}`);
+      setText(since, `running for ${age(serverNow() - one.at)}`);
+    },
   };
 }
 
@@ -97,4 +112,13 @@ export function startHooks() {
   model.replaceChildren();
   on(["status"], () => options([null, ...modelNames()], (name) => name));
   on(["runs"], runs);
+  const now = keyed($("hooks-running"), runningNow);
+  const running = () => now(
+    // Most alive checks are over before anybody has read that they run.
+    [...store.running.values()].filter((one) => (!model.value || one.model === model.value) && (one.hook !== "alive" || serverNow() - one.at > 1)),
+    hookKey,
+  );
+  on(["running", "connection"], running);
+  model.addEventListener("change", running);
+  setInterval(running, 1000);
 }

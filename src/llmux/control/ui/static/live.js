@@ -1,7 +1,7 @@
 // Keeps the store in step with the server: the event stream, and what has to be asked for besides.
 
 import { Refusal, ask, follow } from "./api.js";
-import { addRuns, addStates, addSwitches, forgetAll, on, serverNow, setStatus, store, touch } from "./store.js";
+import { addRuns, addStates, addSwitches, forgetAll, hookEnded, hookStarted, on, serverNow, setStatus, store, touch } from "./store.js";
 
 const PREFIX = "/admin/v1";
 const FIRST_PAUSE_MS = 500;
@@ -91,7 +91,9 @@ function take({ event, data }) {
     addSwitches([record]);
     if (record.result !== null) quietly(askCosts());
   } else if (event === "hook") {
-    addRuns([record]);
+    hookEnded(record);
+  } else if (event === "hook_started") {
+    hookStarted(record);
   } else if (event === "hook_output") {
     for (const listener of outputListeners) listener(record);
   } else if (event === "missed") {

@@ -41,8 +41,9 @@ function row() {
   name.append(called, aliases);
   const state = cell("State");
   const shown = pill();
+  const standing = h("span", { class: "standing" });
   const trouble = h("span", { class: "trouble" });
-  state.append(shown.node, trouble);
+  state.append(shown.node, standing, trouble);
   const waiting = cell("Waiting", "number");
   const oldest = cell("Oldest wait", "number");
   const inFlight = cell("In flight", "number");
@@ -58,7 +59,8 @@ function row() {
       setText(called, model.name);
       setText(aliases, model.aliases.length ? `also ${model.aliases.join(", ")}` : "");
       shown.update(model.state);
-      setText(trouble, model.lost ? lost(model.lost) : "");
+      setText(standing, [model.pinned && "pinned", model.drained && "drained"].filter(Boolean).join(", "));
+      setText(trouble, troubleOf(model));
       setText(waiting, String(model.waiting));
       waiting.classList.toggle("some", model.waiting > 0);
       setText(oldest, model.oldest_waiter_secs === null ? age(null) : age(model.oldest_waiter_secs + sinceStatus()));
@@ -71,6 +73,11 @@ function row() {
       buttons(model);
     },
   };
+}
+
+function troubleOf(model) {
+  if (model.lost) return lost(model.lost);
+  return model.pinned_against.length ? `no room for it while ${model.pinned_against.join(", ")} ${model.pinned_against.length > 1 ? "are" : "is"} pinned` : "";
 }
 
 function lost(about) {
@@ -96,5 +103,5 @@ export function startModels() {
   setInterval(draw, 1000);
 
   const whole = orderButtons($("server-orders"));
-  on(["orders"], () => whole(null));
+  on(["orders", "status"], () => whole(null));
 }

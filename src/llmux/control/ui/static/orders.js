@@ -5,13 +5,13 @@ import { ask } from "./api.js";
 import { duration } from "./format.js";
 import { askState } from "./live.js";
 import { confirmed, notice } from "./notices.js";
-import { touch } from "./store.js";
+import { store, touch } from "./store.js";
 
 const GONE = ["asleep", "waking"];
 
 /** By operationId. `when` says whether it makes sense for a model; `ask` gives [title, text, yes] if it hurts. */
 const WORDS = {
-  switch: { label: "Wake", doing: "Waking", did: "is awake", when: (m) => m.state === "asleep" || m.state === "unconfirmed" },
+  switch: { label: "Wake", doing: "Waking", did: "is awake", when: (m) => (m.state === "asleep" || m.state === "unconfirmed") && !m.drained && !store.status.released },
   sleep: {
     label: "Sleep", doing: "Putting to sleep", did: "is asleep", when: (m) => !GONE.includes(m.state) && m.state !== "sleeping",
     ask: (m) => (m.in_flight || m.waiting) && [
@@ -30,6 +30,34 @@ const WORDS = {
       "It is free",
     ],
   },
+  pin: { label: "Pin", doing: "Pinning", did: "is pinned: once awake, it stays so", when: (m) => !m.pinned },
+  unpin: { label: "Unpin", doing: "Unpinning", did: "is not pinned any more", when: (m) => m.pinned },
+  drain: {
+    label: "Drain", doing: "Draining", did: "is drained", when: (m) => !m.drained,
+    ask: (m) => [
+      `Drain ${m.name}?`,
+      `${m.in_flight ? `${m.in_flight} of its requests are in flight, and may end first. ` : ""}It is put to sleep, and its requests wait until it is undrained.`,
+      "Drain",
+    ],
+  },
+  undrain: { label: "Undrain", doing: "Undraining", did: "is given requests again", when: (m) => m.drained },
+  release: {
+    label: "Release", doing: "Releasing", did: "Everything is asleep", when: (s) => !s.released || s.released.refuse,
+    ask: () => [
+      "Give the devices away?",
+      "What is in flight may end, then everything is put to sleep and nothing is woken until you resume. Requests wait meanwhile.",
+      "Release",
+    ],
+  },
+  "release?refuse=true": {
+    label: "Release and refuse", doing: "Releasing", did: "Everything is asleep", when: (s) => !s.released || !s.released.refuse,
+    ask: () => [
+      "Give the devices away, and refuse requests?",
+      "What is in flight may end, then everything is put to sleep and nothing is woken until you resume. Whoever waits, and whoever comes meanwhile, gets 503.",
+      "Release and refuse",
+    ],
+  },
+  resume: { label: "Resume", doing: "Resuming", did: "Models are woken again for those who ask", when: (s) => s.released },
   reload: {
     label: "Reload", doing: "Reading the configuration", did: "The configuration was read again",
     ask: () => ["Read the configuration file again?", "A file that has faults changes nothing.", "Reload"],
@@ -40,7 +68,7 @@ let orders = [];
 
 /** The orders that can be given for `model`, or to the server as a whole if it is null. */
 export function ordersFor(model) {
-  return orders.filter((one) => one.ofModel === (model !== null) && (model === null || one.when(model)));
+  return orders.filter((one) => one.ofModel === (model !== null) && store.status && one.when(model ?? store.status));
 }
 
 /** Reads what can be ordered. */
@@ -59,6 +87,11 @@ export async function learnOrders() {
     };
     orders.push({ ...own, ...(WORDS[post.operationId] && { ask: null }), ...WORDS[post.operationId],
       id: post.operationId, summary: post.summary, path, ofModel: inPath.length > 0 });
+    for (const [variant, words] of Object.entries(WORDS)) {
+      const [operation, query] = variant.split("?");
+      if (!query || operation !== post.operationId) continue;
+      orders.push({ ...own, ...words, id: variant, summary: post.summary, path: `${path}?${query}`, ofModel: inPath.length > 0 });
+    }
   }
   touch("orders");
 }

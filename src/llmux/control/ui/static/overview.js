@@ -25,6 +25,16 @@ function readiness() {
   document.title = unsure ? "? llmux" : status.ready ? "llmux" : "! llmux: not ready";
 }
 
+function released() {
+  const line = $("released");
+  const release = store.status?.released;
+  line.hidden = !release;
+  if (!release) return;
+  const since = age(release.since_secs + sinceStatus());
+  const left = release.holding.length ? ` Not asleep: ${release.holding.join(", ")}.` : " Everything is asleep.";
+  setText(line, `Released for ${since}: nothing is woken and requests are ${release.refuse ? "refused" : "held"} until Resume.${left}`);
+}
+
 let retry = null;
 
 function connection() {
@@ -100,6 +110,7 @@ export function startOverview() {
   const draw = () => {
     readiness();
     connection();
+    released();
     show(tiles(), (item) => item.name);
     document.body.classList.toggle("stale", store.connection !== "live");
   };

@@ -10,17 +10,19 @@ function row(first) {
   const model = h("td", { class: "name" });
   const state = h("span", { class: "pill" });
   const since = h("td", { class: "number" });
+  const events = h("td", { class: "number" });
   const button = h("button", {
     type: "button", text: "Cancel", "aria-label": `Cancel request ${first.id} to ${first.model}`,
     on: { click: () => cancel(request) },
   });
   return {
-    node: h("tr", {}, model, h("td", {}, state), since, h("td", { class: "orders" }, button)),
+    node: h("tr", {}, model, h("td", {}, state), since, events, h("td", { class: "orders" }, button)),
     update(now) {
       request = now;
       setText(model, request.model);
       setText(state, request.granted ? "in flight" : "waiting");
       state.dataset.state = request.granted ? "awake" : "waiting";
+      setText(events, request.events ? String(request.events) : "\u2013");
       setText(since, age(Date.now() / 1000 - request.since));
     },
   };

@@ -13,6 +13,7 @@ export const store = {
   states: new Map(), // model -> [{at, state, cause, devices}], the oldest first
   statesSince: Infinity,
   runs: [], // of hooks, the newest first
+  running: new Map(), // hooks that run: key -> {model, hook, at}
   /** "connecting", "live", "lost" or "refused". */
   connection: "connecting",
   problem: "", // why it was lost, if the server said so
@@ -61,7 +62,8 @@ export function setStatus(status) {
   store.status = status;
   store.arrived = Date.now() / 1000;
   store.behind = status.now - store.arrived;
-  touch("status");
+  store.running = new Map(status.hooks.map((one) => [hookKey(one), one]));
+  touch("status", "running");
   return restarted;
 }
 
@@ -97,7 +99,20 @@ export function addSwitches(records) {
   touch("switches");
 }
 
+export const hookKey = (one) => `${one.hook} ${one.model}`;
+
+export function hookStarted(record) {
+  store.running.set(hookKey(record), record);
+  touch("running");
+}
+
 const runKey = (run) => `${run.ended} ${run.hook} ${run.model}`;
+
+export function hookEnded(record) {
+  store.running.delete(hookKey(record));
+  touch("running");
+  addRuns([record]);
+}
 
 export function addRuns(records) {
   const all = new Map([...store.runs, ...records].map((run) => [runKey(run), run]));
