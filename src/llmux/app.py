@@ -76,6 +76,7 @@ def gateway_settings(config: Config) -> GatewaySettings:
         max_idle_upstream=shares.idle,
         timeouts=Timeouts(**config.timeouts_secs.model_dump()),
         trusted_proxies=tuple(parse_network(text) for text in config.trusted_proxies),
+        waiting_keepalive={name: config.waiting_keepalive(name) for name in config.models},
     )
 
 

@@ -413,6 +413,28 @@ ENCODER = msgspec.json.Encoder()
 # --- what a caller may ask ---------------------------------------------------------------------------------------
 
 
+class Prospects(msgspec.Struct, frozen=True):
+    """Where those who wait for a model stand.
+
+    Attributes:
+        places: how many requests come before each, by its id.
+        seconds: until the model is likely to take requests; 0 if that time has come.
+        at_once: how many of them it takes then; None for all.
+        each: seconds that each further one is likely to take.
+    """
+
+    places: dict[int, int]
+    seconds: float
+    at_once: int | None = None
+    each: float = 0.0
+
+    def of(self, request_id: int) -> tuple[int, float]:
+        """How many come before that request, and the seconds until it is likely to get on."""
+        ahead = self.places.get(request_id, 0)
+        behind = 0 if self.at_once is None else max(0, ahead + 1 - self.at_once)
+        return ahead, self.seconds + behind * self.each
+
+
 class SwitcherState(msgspec.Struct, frozen=True, tag_field="state", tag=True):
     """2.4.0's view of the whole: `Idle`, `Active(model)` or `Switching(from_model, to_model)`."""
 

@@ -168,6 +168,13 @@ class ModelConfig(Section):
         "one of those has ended. null = no limit. Default: null.",
         examples=[64],
     )
+    waiting_keepalive_secs: Duration | None = Field(
+        default=None,
+        description="Seconds after which a streamed request that waits for this model gets its response's head, and a "
+        "comment then and every so many seconds. 0 = never. Default: as at the top level.",
+        examples=[0],
+        json_schema_extra=without_default,
+    )
     send_model_as: Name | None = Field(
         default=None,
         description="Put this name in the place of the request's `model` before the backend sees it. null = the body "
@@ -350,6 +357,13 @@ class Config(Section):
         description="Most requests that may wait at a time, for all models together; one more is answered with 429. "
         "Default: 10000.",
     )
+    waiting_keepalive_secs: Duration = Field(
+        default=10.0,
+        description="Seconds after which a streamed request that waits for its model gets its response's head (status "
+        "200), and a comment that says how long it will still take, then and every so many seconds, so that nothing on "
+        "the way gives it up. What goes wrong after that is told by an event of the stream. 0 = never. Default: 10.",
+        examples=[0],
+    )
     shutdown_grace_secs: Duration = Field(
         default=30.0,
         description="Seconds that requests in flight may take to end once llmux is told to stop. Default: 30.",
@@ -512,6 +526,11 @@ class Config(Section):
         """Seconds that requests in flight may take to end before `model` is put to sleep; None for no limit."""
         own = self.models[model]
         return own.drain_timeout_secs if "drain_timeout_secs" in own.model_fields_set else self.drain_timeout_secs
+
+    def waiting_keepalive(self, model: str) -> float:
+        """Seconds between two signs of life for a streamed request that waits for `model`; 0 for none."""
+        own = self.models[model].waiting_keepalive_secs
+        return self.waiting_keepalive_secs if own is None else own
 
     def forwards_authorization(self, model: str) -> bool:
         """Does the backend of `model` get the keys that clients sent? Always, where they need none."""

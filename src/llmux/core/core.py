@@ -13,7 +13,7 @@ from typing import Any
 from llmux.core.commands import Commands
 from llmux.core.health import Health
 from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
-from llmux.core.outlook import outlook
+from llmux.core.outlook import outlook, prospects
 from llmux.core.planning import Planner
 from llmux.core.reconfigure import Reconfigure
 from llmux.core.settings import ConfigChanged, CoreEvent, CoreSettings
@@ -36,6 +36,7 @@ from llmux.messages import (
     OperatorSleep,
     OperatorSwitch,
     PolicyFault,
+    Prospects,
     Refusal,
     Reject,
     Start,
@@ -133,6 +134,11 @@ class Core:
         if awake:
             return Active(max(awake, key=lambda model: (model.last_used, -model.order)).name)
         return Idle()
+
+    def prospects(self, model: str, now: float) -> Prospects:
+        """Where those who wait for `model` stand. O(those, and what `outlook` looks at)."""
+        known = self.ledger.models.get(model)
+        return Prospects({}, 0.0) if known is None else prospects(self.ledger, known, now)
 
     @property
     def probing(self) -> bool:
@@ -235,7 +241,7 @@ class Core:
                 overdue.append(request)
         for request in sorted(overdue, key=lambda r: r.request_id):
             detail = f"Request timed out waiting for model {request.model.name}"
-            self.ledger.reject(request, Refusal.WAIT_TIMEOUT, detail, now, None)
+            self.ledger.reject(request, Refusal.WAIT_TIMEOUT, detail, now, outlook(self.ledger, request.model, now))
             if not request.model.wanted:
                 self._switching.no_longer_wanted(request.model, now)
         if upcoming is not None:

@@ -1,4 +1,4 @@
-"""The one place that turns an `LlmuxError` into bytes for a client.
+"""The one place that turns an `LlmuxError` into bytes for a client; `llmux.wire.sse` puts them into event streams.
 
 Pure. May import errors only. It never puts raw control characters, or more than `MESSAGE_LIMIT` characters that came
 from a client, into what it makes: a message ends up in terminals and logs.
@@ -44,11 +44,3 @@ def error_body(error: LlmuxError) -> bytes:
     return _ENCODER.encode(
         _Body(_Error(message=printable(error.message), type="llmux_error", param=error.param, code=error.code))
     )
-
-
-def sse_error(error: LlmuxError) -> bytes:
-    """One server-sent event that carries `error_body`, for a stream that is already under way.
-
-    The event format is the HTML standard's, section 9.2 "Server-sent events"; OpenAI's clients raise on it.
-    """
-    return b"data: " + error_body(error) + b"\n\n"

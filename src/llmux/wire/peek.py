@@ -31,7 +31,12 @@ class _Peek(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw()
 
 
+class _Stream(msgspec.Struct):
+    stream: msgspec.Raw = msgspec.Raw()
+
+
 _PEEK = msgspec.json.Decoder(_Peek)
+_STREAM = msgspec.json.Decoder(_Stream)
 _STRING = msgspec.json.Decoder(str)
 # Numbers are kept as text: an int of 5,000 digits costs nothing and cannot raise.
 _VALUES = json.JSONDecoder(parse_int=str, parse_float=str)
@@ -54,6 +59,16 @@ def model_in_body(content_type: bytes | None, body: bytes | bytearray) -> str | 
     if not body or not (_is_json(kind) or _OBJECT.match(body)):
         return None
     return _model_in_json(body)
+
+
+def wants_stream(body: bytes | bytearray) -> bool:
+    """Whether `body` is a JSON object that says ``"stream": true``."""
+    if b'"stream"' not in body:
+        return False
+    try:
+        return bytes(_STREAM.decode(body).stream) == b"true"
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 def with_model(content_type: bytes | None, body: bytes | bytearray, model: str) -> bytes:
