@@ -298,7 +298,7 @@ class StateChanged(Message, frozen=True, gc=False, tag=True):
 
 class SwitchStarted(Message, frozen=True, gc=False, tag=True):
     """`from_model` is None for a cold start. `victims` are all models put to sleep for it. `cause` says who wanted it:
-    ``demand`` (requests that wait) or ``operator``."""
+    ``demand`` (requests that wait), ``operator``, or ``preload`` (the configuration, at the start)."""
 
     switch_id: int
     from_model: str | None
@@ -339,6 +339,20 @@ class ModelLeftAwake(Message, frozen=True, gc=False, tag=True):
 
     model: str
     duration: float
+
+
+class ModelIdle(Message, frozen=True, gc=False, tag=True):
+    """A model is put to sleep because it has had nothing in flight for `duration` seconds and nobody waits for it."""
+
+    model: str
+    duration: float
+
+
+class PreloadSkipped(Message, frozen=True, gc=False, tag=True):
+    """A model that should be awake from the start is not woken, and why."""
+
+    model: str
+    detail: str
 
 
 class SleepFailed(Message, frozen=True, gc=False, tag=True):
@@ -384,6 +398,8 @@ Fact = (
     | SwitchDrained
     | SwitchEnded
     | ModelLeftAwake
+    | ModelIdle
+    | PreloadSkipped
     | SleepFailed
     | ModelDied
     | ProbesEnded

@@ -144,6 +144,8 @@ class Model:
     check_operators: list[int] = field(default_factory=list)  # commands that want to know whether it is still lost
     asked: bool = False  # its alive hook was asked once, so what it may hold is known as well as it can be
     leaving: bool = False  # it is not in the configuration any more, but may still hold its memory
+    preloading: bool = False  # it is being woken, though nobody may have asked for it
+    idle_since: float = float("-inf")  # kept where idle models are put to sleep
     must_go: bool = False  # it is put to sleep as soon as that is possible: the configuration has no room for it
 
     def __post_init__(self) -> None:
@@ -183,7 +185,7 @@ class Model:
     @property
     def wanted(self) -> bool:
         """Somebody waits for it to be awake."""
-        return bool(self.waiters or self.operators)
+        return bool(self.waiters or self.operators or self.preloading)
 
 
 class Ledger:
