@@ -79,6 +79,7 @@ def gateway_settings(config: Config) -> GatewaySettings:
         timeouts=Timeouts(**config.timeouts_secs.model_dump()),
         trusted_proxies=tuple(parse_network(text) for text in config.trusted_proxies),
         default_model=config.default_model,
+        waiting_keepalive={name: config.waiting_keepalive(name) for name in config.models},
     )
 
 

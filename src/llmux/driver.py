@@ -63,6 +63,7 @@ from llmux.messages import (
     OperatorUndrain,
     OperatorUnpin,
     Outcome,
+    Prospects,
     Refusal,
     Reject,
     RunHook,
@@ -303,6 +304,9 @@ class Driver:
     def finished(self, request_id: int) -> None:
         if self._requesters.pop(request_id, None) is not None:
             self.dispatch(Finished(request_id))
+
+    def prospects(self, model: str) -> Prospects:
+        return self.core.prospects(model, self._clock())
 
     def backend_failed(self, model: str, failure: Failure, in_a_row: int) -> None:
         self.dispatch(BackendFailed(model, failure, in_a_row))

@@ -350,7 +350,7 @@ class StateChanged(Message, frozen=True, gc=False, tag=True):
 
 class SwitchStarted(Message, frozen=True, gc=False, tag=True):
     """`from_model` is None for a cold start. `victims` are all models put to sleep for it. `cause` says who wanted it:
-    ``demand`` (requests that wait) or ``operator``."""
+    ``demand`` (requests that wait), ``operator``, or ``preload`` (the configuration, at the start)."""
 
     switch_id: int
     from_model: str | None
@@ -391,6 +391,20 @@ class ModelLeftAwake(Message, frozen=True, gc=False, tag=True):
 
     model: str
     duration: float
+
+
+class ModelIdle(Message, frozen=True, gc=False, tag=True):
+    """A model is put to sleep because it has had nothing in flight for `duration` seconds and nobody waits for it."""
+
+    model: str
+    duration: float
+
+
+class PreloadSkipped(Message, frozen=True, gc=False, tag=True):
+    """A model that should be awake from the start is not woken, and why."""
+
+    model: str
+    detail: str
 
 
 class SleepFailed(Message, frozen=True, gc=False, tag=True):
@@ -460,6 +474,8 @@ Fact = (
     | SwitchDrained
     | SwitchEnded
     | ModelLeftAwake
+    | ModelIdle
+    | PreloadSkipped
     | SleepFailed
     | ModelDied
     | ProbesEnded
@@ -491,6 +507,28 @@ ENCODER = msgspec.json.Encoder()
 
 
 # --- what a caller may ask ---------------------------------------------------------------------------------------
+
+
+class Prospects(msgspec.Struct, frozen=True):
+    """Where those who wait for a model stand.
+
+    Attributes:
+        places: how many requests come before each, by its id.
+        seconds: until the model is likely to take requests; 0 if that time has come.
+        at_once: how many of them it takes then; None for all.
+        each: seconds that each further one is likely to take.
+    """
+
+    places: dict[int, int]
+    seconds: float
+    at_once: int | None = None
+    each: float = 0.0
+
+    def of(self, request_id: int) -> tuple[int, float]:
+        """How many come before that request, and the seconds until it is likely to get on."""
+        ahead = self.places.get(request_id, 0)
+        behind = 0 if self.at_once is None else max(0, ahead + 1 - self.at_once)
+        return ahead, self.seconds + behind * self.each
 
 
 class SwitcherState(msgspec.Struct, frozen=True, tag_field="state", tag=True):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from llmux.errors import LlmuxError
-from llmux.messages import Failure, Outcome
+from llmux.messages import Failure, Outcome, Prospects
 
 
 class Requester(Protocol):
@@ -57,6 +57,9 @@ class Scheduler(Protocol):
 
     def finished(self, request_id: int) -> None:
         """A granted request is over, however it ended."""
+
+    def prospects(self, model: str) -> Prospects:
+        """Where those who wait for `model` stand. O(those)."""
 
     def backend_failed(self, model: str, failure: Failure, in_a_row: int) -> None:
         """The backend failed a request: that many in a row by now, without one between them that it answered well."""

@@ -192,6 +192,20 @@ def test_wrong_options_of_built_in_policies(data: dict[str, Any], message: str) 
         PolicyConfig.model_validate(data)
 
 
+def test_preloaded_models_are_those_that_there_are_each_once() -> None:
+    with pytest.raises(ValidationError, match=r"preload.1\n  unknown model 'lama'; did you mean 'llama'"):
+        Config(models={"llama": model()}, preload=["llama", "lama"])
+    with pytest.raises(ValidationError, match="is there twice"):
+        Config(models={"llama": model()}, preload=["llama", "llama"])
+
+
+def test_seconds_of_a_model_go_before_those_of_all() -> None:
+    models = {"a": model(), "b": model(idle_sleep_secs=0, waiting_keepalive_secs=2.5)}
+    config = Config(models=models, idle_sleep_secs=60)
+    assert (config.idle_sleep("a"), config.idle_sleep("b")) == (60.0, 0.0)
+    assert (config.waiting_keepalive("a"), config.waiting_keepalive("b")) == (10.0, 2.5)
+
+
 def test_levels_are_those_of_models_that_there_are() -> None:
     policy = PolicyConfig(name="priority", levels={"lama": 1})
     with pytest.raises(ValidationError, match="unknown model; did you mean 'llama'"):

@@ -238,7 +238,7 @@ class Play:
                 del self.waiting[effect.request_id]
                 self.ends[effect.request_id] += 1
                 self.rejected[effect.request_id] = effect
-                if effect.reason not in (Refusal.WAIT_TIMEOUT, Refusal.MODEL_NOT_FOUND):
+                if effect.reason is not Refusal.MODEL_NOT_FOUND:
                     assert effect.retry_after is not None
                     assert effect.detail
             case RunHook():

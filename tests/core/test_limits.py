@@ -38,7 +38,7 @@ from llmux.policy import (
     SwitchPolicy,
 )
 from llmux.sim import Arrival, BackendModel, HookTimes, Result, poisson, simulate
-from tests.core.harness import Play
+from tests.core.harness import Play, two
 
 
 def narrow(places: int = 2, **overrides: object) -> CoreSettings:
@@ -359,6 +359,33 @@ def test_retry_after_of_a_full_model_is_the_time_until_a_place_is_free() -> None
     for _ in range(5):
         play.arrive("a")
     assert retry(play, "a") == 8.0 / 4
+
+
+def test_those_who_wait_know_their_place_and_when_its_turn_comes() -> None:
+    play = Play(CoreSettings(models=(ModelSpec("a", max_in_flight=2), ModelSpec("b"))), FifoPolicy())
+    waiting = [play.arrive("a") for _ in range(5)]
+    play.advance(4.0)
+    prospects = play.core.prospects("a", play.now)
+    assert [prospects.of(request)[0] for request in waiting] == [0, 1, 2, 3, 4]
+    seconds = [prospects.of(request)[1] for request in waiting]
+    assert seconds[0] == seconds[1] < seconds[2] < seconds[3] < seconds[4]  # two get on at once
+    play.wake("a")
+    later = play.core.prospects("a", play.now)
+    assert [later.of(request)[0] for request in waiting[2:]] == [0, 1, 2]
+    assert 0.0 < later.of(waiting[2])[1] < later.of(waiting[3])[1]
+    play.leave(waiting[2])
+    assert play.core.prospects("a", play.now).of(waiting[3])[0] == 0
+    assert play.core.prospects("nobody", play.now).of(7) == (0, 0.0)
+    play.settle()
+
+
+def test_who_has_waited_too_long_is_told_when_to_come_back() -> None:
+    play = Play(two(request_timeout=10.0))
+    play.core.costs.record_wake("a", 60.0)
+    request = play.arrive("a")
+    play.advance(10.0)
+    assert play.rejected[request].reason is Refusal.WAIT_TIMEOUT
+    assert play.rejected[request].retry_after == pytest.approx(50.0)
 
 
 def test_retry_after_of_a_model_that_backs_off_includes_the_pause() -> None:

@@ -48,6 +48,8 @@ class History(RuleBasedStateMachine):
         doubt_after=st.sampled_from([None, 2]),
         own_queue=st.sampled_from([None, None, 1, 3]),
         max_in_flight=st.sampled_from([None, None, 1, 2]),
+        idle_sleep=st.sampled_from([0.0, 0.0, 2.0, 30.0]),
+        preload=st.sampled_from([0, 0, 1, 9]),
     )
     def begin(
         self,
@@ -60,6 +62,8 @@ class History(RuleBasedStateMachine):
         doubt_after: int | None,
         own_queue: int | None,
         max_in_flight: int | None,
+        idle_sleep: float,
+        preload: int,
     ) -> None:
         made: CoreSettings = self.make(
             request_timeout=timeout,
@@ -78,10 +82,12 @@ class History(RuleBasedStateMachine):
                 verify_timeout=5.0,
                 max_queue=own_queue,
                 max_in_flight=max_in_flight,
+                idle_sleep=idle_sleep,
             )
             for spec in made.models
         ]
         made = replace(made, models=(*specs[1:], made.models[0]))  # one without limits of its own
+        made = replace(made, preload=tuple([spec.name for spec in specs[:preload]]))
         self.play = Play(made, started=False)
         self.models = st.sampled_from([spec.name for spec in made.models])
         self.begun()

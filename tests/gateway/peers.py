@@ -18,7 +18,7 @@ from llmux.access import Access
 from llmux.addresses import BackendAddress
 from llmux.errors import LlmuxError
 from llmux.gateway import Backend, Gateway, GatewaySettings, Limit
-from llmux.messages import Failure
+from llmux.messages import Failure, Prospects
 from llmux.ports import Requester
 from llmux.wire.rewrite import Params
 
@@ -211,6 +211,7 @@ class FakeScheduler:
     failures: list[str] = field(default_factory=list)  # of connections
     verdicts: list[tuple[Failure, int]] = field(default_factory=list)  # all failures, with how many in a row
     moved: list[str] = field(default_factory=list)
+    seconds: float = 14.2  # that those who wait are told
 
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
@@ -242,6 +243,9 @@ class FakeScheduler:
 
     def backend_moved(self, model: str) -> None:
         self.moved.append(model)
+
+    def prospects(self, model: str) -> Prospects:
+        return Prospects({request_id: ahead for ahead, request_id in enumerate(self.waiting)}, self.seconds)
 
     def grant(self) -> None:
         """Grant everything that waits."""
@@ -382,6 +386,10 @@ class RawClient:
         """Raw bytes up to and including `marker`."""
         async with asyncio.timeout(PATIENCE):
             return await self.reader.readuntil(marker)
+
+    def unread(self, data: bytes) -> None:
+        """Have `receive` begin with `data`, which was read before."""
+        self._rest += data
 
     async def rest(self) -> bytes:
         """Everything until the connection ends; a reset raises ConnectionError."""

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmux.errors import BadRequestError, LlmuxError, ModelNotFoundError, NoModelError
-from llmux.wire.errors import error_body, printable, sse_error
+from llmux.errors import BadRequestError, LlmuxError, ModelNotFoundError
+from llmux.wire.errors import error_body, printable
 
 
 def test_shape_of_an_unknown_model() -> None:
@@ -25,14 +25,6 @@ def test_shape_of_an_unknown_model() -> None:
 
 def test_param_is_null_where_no_field_is_to_blame() -> None:
     assert json.loads(error_body(BadRequestError("no")))["error"]["param"] is None
-
-
-def test_an_sse_error_is_one_event() -> None:
-    event = sse_error(NoModelError())
-    assert event.startswith(b"data: {")
-    assert event.endswith(b"}\n\n")
-    assert event.count(b"\n") == 2
-    assert json.loads(event.removeprefix(b"data: ")) == json.loads(error_body(NoModelError()))
 
 
 @pytest.mark.parametrize(

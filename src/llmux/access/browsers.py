@@ -29,7 +29,7 @@ PREFLIGHT_SECONDS: Final = 600
 """How long a browser may remember what a preflight was told."""
 
 _TOKENS: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
-_READABLE: Final = b"Retry-After, X-Request-Id"
+_READABLE: Final = b"Retry-After, X-Request-Id, X-Llmux-Wait-Ms, X-Llmux-Switched"
 
 
 class Browser:

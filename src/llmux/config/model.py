@@ -138,6 +138,13 @@ class ModelConfig(Section):
         "operator says so. Only with `devices`, and every other model must fit beside it. Default: false.",
         examples=[True],
     )
+    idle_sleep_secs: Duration | None = Field(
+        default=None,
+        description="Seconds with nothing in flight and nobody waiting after which this model is put to sleep, unless "
+        "it is pinned. 0 = never. Default: as at the top level.",
+        examples=[1800],
+        json_schema_extra=without_default,
+    )
     hook_timeout_secs: ModelHookTimeouts | None = Field(
         default=None,
         description="Seconds that this model's hooks may run, where that differs from the top level. "
@@ -168,6 +175,13 @@ class ModelConfig(Section):
         description="Most requests that the model's backend gets at a time; more wait in llmux, oldest first, until "
         "one of those has ended. null = no limit. Default: null.",
         examples=[64],
+    )
+    waiting_keepalive_secs: Duration | None = Field(
+        default=None,
+        description="Seconds after which a streamed request that waits for this model gets its response's head, and a "
+        "comment then and every so many seconds. 0 = never. Default: as at the top level.",
+        examples=[0],
+        json_schema_extra=without_default,
     )
     send_model_as: Name | None = Field(
         default=None,
@@ -323,6 +337,18 @@ class Config(Section):
         "Default: wake 600, sleep 120, alive 10, verify 60.",
         examples=[{"wake": 1800}],
     )
+    idle_sleep_secs: Duration = Field(
+        default=0.0,
+        description="Seconds with nothing in flight and nobody waiting after which a model is put to sleep, unless it "
+        "is pinned. 0 = never: it sleeps when another one needs its room. Default: 0.",
+        examples=[1800],
+    )
+    preload: list[Name] = Field(
+        default=[],
+        description="Models that are woken when llmux starts, in this order, without a request and as far as they fit "
+        "beside each other and beside what is awake already. Default: none.",
+        examples=[["llama", "whisper"]],
+    )
     drain_timeout_secs: Duration | None = Field(
         default=300.0,
         description="Seconds that requests in flight may take to end before a switch cuts them off. null = no limit. "
@@ -356,6 +382,13 @@ class Config(Section):
         default=10_000,
         description="Most requests that may wait at a time, for all models together; one more is answered with 429. "
         "Default: 10000.",
+    )
+    waiting_keepalive_secs: Duration = Field(
+        default=10.0,
+        description="Seconds after which a streamed request that waits for its model gets its response's head (status "
+        "200), and a comment that says how long it will still take, then and every so many seconds, so that nothing on "
+        "the way gives it up. What goes wrong after that is told by an event of the stream. 0 = never. Default: 10.",
+        examples=[0],
     )
     shutdown_grace_secs: Duration = Field(
         default=30.0,
@@ -411,6 +444,11 @@ class Config(Section):
                 faults.append((("policy", "levels", name), f"unknown model{did_you_mean(name, self.models)}"))
         if self.default_model is not None and self.default_model not in (names := self.names()):
             faults.append((("default_model",), f"unknown model{did_you_mean(self.default_model, names)}"))
+        for place, name in enumerate(self.preload):
+            if name not in self.models:
+                faults.append((("preload", place), f"unknown model {name!r}{did_you_mean(name, self.models)}"))
+            elif name in self.preload[:place]:
+                faults.append((("preload", place), "is there twice"))
         faults += pattern_faults(self.api_keys, self.names())
         faults += empty_keys(self.model_fields_set, self.api_keys, self.admin_keys)
         if faults:
@@ -521,6 +559,16 @@ class Config(Section):
         """Seconds that requests in flight may take to end before `model` is put to sleep; None for no limit."""
         own = self.models[model]
         return own.drain_timeout_secs if "drain_timeout_secs" in own.model_fields_set else self.drain_timeout_secs
+
+    def idle_sleep(self, model: str) -> float:
+        """Seconds without anything to do after which `model` is put to sleep; 0 for never."""
+        own = self.models[model].idle_sleep_secs
+        return self.idle_sleep_secs if own is None else own
+
+    def waiting_keepalive(self, model: str) -> float:
+        """Seconds between two signs of life for a streamed request that waits for `model`; 0 for none."""
+        own = self.models[model].waiting_keepalive_secs
+        return self.waiting_keepalive_secs if own is None else own
 
     def forwards_authorization(self, model: str) -> bool:
         """Does the backend of `model` get the keys that clients sent? Always, where they need none."""

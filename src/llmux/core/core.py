@@ -12,9 +12,11 @@ from typing import Any
 
 from llmux.core.commands import Commands
 from llmux.core.health import Health
+from llmux.core.idle import IdleModels
 from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
-from llmux.core.outlook import outlook
+from llmux.core.outlook import outlook, prospects
 from llmux.core.planning import Planner
+from llmux.core.preload import Preload
 from llmux.core.reconfigure import Reconfigure
 from llmux.core.settings import ConfigChanged, CoreEvent, CoreSettings
 from llmux.core.stopping import Stopping
@@ -43,6 +45,7 @@ from llmux.messages import (
     OperatorUndrain,
     OperatorUnpin,
     PolicyFault,
+    Prospects,
     Refusal,
     Reject,
     Start,
@@ -81,7 +84,9 @@ class Core:
         self.ledger = Ledger(settings, self.costs)
         self.planner = Planner(self.ledger)
         self._health = Health(self.ledger)
-        self._switching = Switching(self.ledger, self.planner, self._health)
+        self._idle = IdleModels(self.ledger)
+        self._switching = Switching(self.ledger, self.planner, self._health, self._idle)
+        self._preload = Preload(self.ledger, self.planner, self._switching)
         self._commands = Commands(self.ledger, self.planner, self._switching, self._health)
         self._yielding = Yielding(self.ledger, self._switching, self._health)
         self._stopping = Stopping(self.ledger, self._switching, self._health)
@@ -138,6 +143,7 @@ class Core:
             or ledger.closed
             or ledger.yields
             or ledger.stop is not None
+            or self._preload.left
         ):
             self._decide(now)
         return out
@@ -153,6 +159,11 @@ class Core:
         if awake:
             return Active(max(awake, key=lambda model: (model.last_used, -model.order)).name)
         return Idle()
+
+    def prospects(self, model: str, now: float) -> Prospects:
+        """Where those who wait for `model` stand. O(those, and what `outlook` looks at)."""
+        known = self.ledger.models.get(model)
+        return Prospects({}, 0.0) if known is None else prospects(self.ledger, known, now)
 
     @property
     def probing(self) -> bool:
@@ -241,6 +252,8 @@ class Core:
             self._switching.finished(model, now)
         elif model.state is ModelState.AWAKE:
             self.ledger.release(model, now)  # there is room for one more
+            if not model.granted:
+                self._idle.begins(model, now)
 
     def _expire_waiters(self, now: float) -> None:
         """The oldest deadline has come. All deadlines are the same time after arrival, so the oldest is the next."""
@@ -257,7 +270,7 @@ class Core:
                 overdue.append(request)
         for request in sorted(overdue, key=lambda r: r.request_id):
             detail = f"Request timed out waiting for model {request.model.name}"
-            self.ledger.reject(request, Refusal.WAIT_TIMEOUT, detail, now, None)
+            self.ledger.reject(request, Refusal.WAIT_TIMEOUT, detail, now, outlook(self.ledger, request.model, now))
         # Only now: a switch that is called off grants what waits for its victims, and nothing overdue may be among it.
         for model in dict.fromkeys(request.model for request in overdue):
             if not model.wanted:
@@ -280,6 +293,8 @@ class Core:
         match run.purpose:
             case Purpose.PROBE:
                 self._health.probed(run, event, now)
+                if run.model.found:
+                    self._idle.begins(run.model, now)
             case Purpose.CHECK:
                 if self._health.checked(run, event, now):
                     self._switching.retire(run.model, now)
@@ -342,6 +357,9 @@ class Core:
                     self._health.check_due(model, now)
                 case "lost":
                     self._health.recheck_due(model)
+                case "idle":
+                    if self._idle.due(model, now):
+                        self._switching.unload_idle(model, now)
 
     def _backend_failed(self, event: BackendFailed, now: float) -> None:
         model = self.ledger.models.get(event.model)
@@ -357,7 +375,9 @@ class Core:
             except Exception as error:  # whoever sends the event has tried it, but it is a third party's code
                 self.ledger.out.append(PolicyFault(event.policy.name, f"{type(error).__name__}: {error}"))
             self._fault = ""
+        self._preload.reconfigured(self.settings, event.settings)
         self._reconfigure.apply(event.settings, now)
+        self._idle.reconfigured(now)
         self._refuse_obstructed(now)
 
     # --- deciding --------------------------------------------------------------------------------------------
@@ -375,6 +395,8 @@ class Core:
             self._commands.obey(now)
         if self.ledger.closed or self.ledger.yields:
             self._yielding.carry_on(now)
+        if self._preload.left:
+            self._preload.carry_on(now)
         for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`
             if self.planner.occupied() or not self.planner.waiting():
                 return

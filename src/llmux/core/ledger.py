@@ -145,6 +145,8 @@ class Model:
     check_operators: list[int] = field(default_factory=list)  # commands that want to know whether it is still lost
     asked: bool = False  # its alive hook was asked once, so what it may hold is known as well as it can be
     leaving: bool = False  # it is not in the configuration any more, but may still hold its memory
+    preloading: bool = False  # it is being woken, though nobody may have asked for it
+    idle_since: float = float("-inf")  # kept where idle models are put to sleep
     must_go: bool = False  # it is put to sleep as soon as that is possible: the configuration has no room for it
     pinned: bool = field(init=False)  # once awake, it is nobody's victim; the spec says how it begins
     drained: bool = False  # by an operator's order
@@ -189,7 +191,7 @@ class Model:
     @property
     def wanted(self) -> bool:
         """Somebody waits for it to be awake."""
-        return bool(self.waiters or self.operators)
+        return bool(self.waiters or self.operators or self.preloading)
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ class Step(enum.StrEnum):
     UNPROVEN = "its canary failed, so its sleep hook cleans up"
     DIED = "it is dead"
     DRAIN = "it must make room: no more requests for it"
+    IDLE = "nobody has asked for it in idle_sleep_secs"
     RETIRE = "its backend fails requests: no more for it until it was put to sleep and woken"
     UNDRAIN = "nobody wants the room any more"
     SLEEP = "its sleep hook begins"
@@ -49,8 +50,10 @@ TRANSITIONS: Mapping[tuple[S, Step], S] = {
     (S.WAKING, Step.UNPROVEN): S.SLEEPING,
     (S.AWAKE, Step.DIED): S.UNCONFIRMED,
     (S.AWAKE, Step.DRAIN): S.DRAINING,
+    (S.AWAKE, Step.IDLE): S.DRAINING,
     (S.AWAKE, Step.RETIRE): S.DRAINING,
     (S.UNCONFIRMED, Step.DRAIN): S.DRAINING,
+    (S.UNCONFIRMED, Step.IDLE): S.DRAINING,
     (S.DRAINING, Step.UNDRAIN): S.AWAKE,
     (S.DRAINING, Step.DIED): S.UNCONFIRMED,
     (S.DRAINING, Step.SLEEP): S.SLEEPING,

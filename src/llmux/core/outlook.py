@@ -6,7 +6,7 @@ Pure. Reads the books, changes nothing. A guess: no policy is asked, and no dead
 from __future__ import annotations
 
 from llmux.core.ledger import Ledger, Model, Switch
-from llmux.messages import ModelState
+from llmux.messages import ModelState, Prospects
 
 #: Seconds that a request is taken to need, before one has ended.
 SERVICE_PRIOR = 5.0
@@ -16,10 +16,7 @@ def outlook(ledger: Ledger, model: Model, now: float) -> float:
     """Seconds until `model` is likely to take requests again, from what switches, drains and requests have taken so
     far; 0 if that time has come. O(models that hold memory, and switches under way)."""
     if model.state is ModelState.AWAKE and model.switch is None:
-        if not model.full:
-            return 0.0
-        service = SERVICE_PRIOR if model.service_time is None else model.service_time
-        return service / max(1, model.in_flight)
+        return _service(model) / max(1, model.in_flight) if model.full else 0.0
     if model.switch is not None and model.switch.target is model:
         return _rest(ledger, model.switch, now)
     before = 0.0
@@ -39,6 +36,21 @@ def outlook(ledger: Ledger, model: Model, now: float) -> float:
     drain = 0.0 if awake is None else ledger.costs.drain(awake) or 0.0
     pause = max(0.0, model.wake_not_before - now)
     return max(pause, before + drain) + ledger.costs.expected(awake, model.name)
+
+
+def prospects(ledger: Ledger, model: Model, now: float) -> Prospects:
+    """Where those who wait for `model` stand. O(those, and what `outlook` looks at)."""
+    places = {request_id: ahead for ahead, request_id in enumerate(model.waiters)}
+    most = model.spec.max_in_flight
+    if most is None:
+        return Prospects(places, outlook(ledger, model, now))
+    at_once = 1 if model.state is ModelState.AWAKE and model.switch is None else most
+    return Prospects(places, outlook(ledger, model, now), at_once, _service(model) / most)
+
+
+def _service(model: Model) -> float:
+    """Seconds that a request takes."""
+    return SERVICE_PRIOR if model.service_time is None else model.service_time
 
 
 def _rest(ledger: Ledger, switch: Switch, now: float) -> float:

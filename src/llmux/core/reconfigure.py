@@ -30,7 +30,7 @@ from llmux.messages import ModelRemoved, ModelState, Refusal
 _WHY = "the configuration changed"
 
 #: Kinds of timers that belong to one model.
-_TIMERS = ("check", "drain", "sleep", "verify", "lost", "leave", "yield")
+_TIMERS = ("check", "drain", "sleep", "verify", "lost", "leave", "yield", "idle")
 
 
 class Reconfigure:

@@ -6,6 +6,7 @@ Pure. The order of things is fixed here, the choice of what to switch to is not:
 from __future__ import annotations
 
 from llmux.core.health import Health, describe
+from llmux.core.idle import IdleModels
 from llmux.core.ledger import Ledger, Model, Purpose, Run, Switch
 from llmux.core.lifecycle import Step
 from llmux.core.planning import Planner
@@ -29,16 +30,18 @@ from llmux.policy.base import Plan
 class Switching:
     """Carries switches through. Its methods are called by `Core` with the event that concerns them."""
 
-    def __init__(self, ledger: Ledger, planner: Planner, health: Health) -> None:
+    def __init__(self, ledger: Ledger, planner: Planner, health: Health, idle: IdleModels) -> None:
         self._ledger = ledger
         self._planner = planner
         self._health = health
+        self._idle = idle
         self._verifying = Verifying(ledger)
 
     # --- beginning and draining ---------------------------------------------------------------------------------
 
-    def begin(self, plan: Plan, now: float, *, by_operator: bool = False) -> None:
-        """Begin the switch that `plan` describes; it must be sound."""
+    def begin(self, plan: Plan, now: float, *, by_operator: bool = False, preload: bool = False) -> None:
+        """Begin the switch that `plan` describes; it must be sound. Without an operator's command and without
+        `preload` it is for those who wait."""
         target = self._ledger.models[plan.model]
         victims = tuple(self._ledger.models[name] for name in plan.victims)
         awake = [victim for victim in victims if victim.awake_since is not None]
@@ -51,7 +54,7 @@ class Switching:
             began=now,
             by_operator=by_operator,
         )
-        cause = "operator" if by_operator else "demand"
+        cause = "operator" if by_operator else "preload" if preload else "demand"
         self._ledger.out.append(
             SwitchStarted(switch.switch_id, switch.from_model, target.name, plan.victims, plan.devices, cause)
         )
@@ -71,6 +74,10 @@ class Switching:
             yielding=yielding,
         )
         self._open(switch, now)
+
+    def unload_idle(self, model: Model, now: float) -> None:
+        """Put `model` to sleep since nobody needs it."""
+        self._open(Switch(self._ledger.next_id(), None, (model,), model.name, {}, now), now, Step.IDLE)
 
     def retire(self, model: Model, now: float) -> None:
         """Put an awake model whose backend fails requests to sleep. Not even if it stays alive does it go back to
@@ -388,9 +395,12 @@ class Switching:
             self._ledger.reply(operator_id, model.name)
         self._ledger.release(model, now)
         self._health.watch(model, now)
+        self._idle.begins(model, now)
 
     def _close(self, switch: Switch) -> None:
         del self._ledger.switches[switch.switch_id]
+        if switch.target is not None:
+            switch.target.preloading = False
         for model in (*switch.victims, *([switch.target] if switch.target is not None else [])):
             if model.switch is switch:
                 model.switch = None

@@ -25,6 +25,7 @@ from llmux.messages import (
     HookEnded,
     Left,
     ModelDied,
+    ModelIdle,
     ModelLeftAwake,
     ModelRemoved,
     OperatorCheck,
@@ -40,6 +41,7 @@ from llmux.messages import (
     OperatorUnpin,
     PinChanged,
     PolicyFault,
+    PreloadSkipped,
     ProbesEnded,
     Reject,
     Released,
@@ -244,6 +246,10 @@ def _words(effect: Effect) -> str:
             return f"switch {effect.switch_id} to {effect.to_model}: {took} {effect.detail}".rstrip()
         case SleepFailed():
             return f"sleep of {effect.model} failed: {effect.detail}"
+        case ModelIdle():
+            return f"{effect.model} has been idle for {effect.duration:.3f} s: it is put to sleep"
+        case PreloadSkipped():
+            return f"{effect.model} is not woken at the start: {effect.detail}"
         case ModelDied():
             return f"{effect.model} died: {effect.detail}"
         case ProbesEnded():

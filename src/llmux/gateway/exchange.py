@@ -23,17 +23,18 @@ from llmux.errors import (
     RequestAbortedError,
 )
 from llmux.gateway.access import admit, answer_fields, check_model, preflight
+from llmux.gateway.keepalive import KeptStream, kept_stream
 from llmux.gateway.observer import CLIENT_GONE
 from llmux.gateway.rewriting import rename, shape
 from llmux.gateway.routing import NOWHERE, Route, find_route, resolve
 from llmux.gateway.shared import Shared
 from llmux.messages import Failure
 from llmux.upstream import Pool, UpstreamConnection
-from llmux.wire.errors import sse_error
 from llmux.wire.headers import without_cors
 from llmux.wire.heads import empty_response, ends_with_connection, error_response, request_head, response_head
 from llmux.wire.request import Request
 from llmux.wire.response import DecodingResponseReader, ResponseReader
+from llmux.wire.sse import Dialect, dialect_of, sse_error, still_waiting, waited
 
 if TYPE_CHECKING:
     from llmux.gateway.client import ClientConnection
@@ -72,6 +73,8 @@ class Exchange:
         "_first_byte",
         "_granted",
         "_held",
+        "_in_body",
+        "_kept",
         "_last_bytes",
         "_model",
         "_path",
@@ -86,6 +89,7 @@ class Exchange:
         "_state",
         "_status",
         "_to_control",
+        "_waited",
         "events",
         "keep_alive",
     )
@@ -113,6 +117,8 @@ class Exchange:
         self._first_byte = 0.0
         self._last_bytes = b""
         self._cors: bytes | None = None  # header lines for the page that sent this, if a page did
+        self._waited = b""  # header lines that tell how long it has waited, if it has
+        self._kept: KeptStream | None = None  # the response, if it began while the request waited
         self.keep_alive = False
         self.events = 0
 
@@ -136,6 +142,9 @@ class Exchange:
         else:
             self._state = QUEUED
             self._client.deadline = math.inf
+            seconds = self._shared.settings.waiting_keepalive.get(self._model or "")
+            if seconds:
+                self._shared.keepalives.watch(self, seconds, self._started)
 
     def _for_browser(self) -> bool:
         """Answer a CORS preflight, or find out what the answer tells the browser. Returns whether that was all."""
@@ -186,6 +195,9 @@ class Exchange:
         if self._model is not None:
             self._shared.observer.queue_waited(self._model, waited)
         if self._state == QUEUED:
+            self._shared.keepalives.forget(self)
+            told = b"true" if switched else b"false"
+            self._waited = b"x-llmux-wait-ms: %d\r\nx-llmux-switched: %b\r\n" % (waited * 1000, told)
             self._shared.turns.take(self)
         self._state = GRANTED  # else `start` goes on, once it knows the request's id
 
@@ -193,6 +205,9 @@ class Exchange:
         """See `llmux.ports.Requester`."""
         self._refusal = error
         if self._state == QUEUED:
+            self._shared.keepalives.forget(self)
+            waited = self._shared.loop.time() - self._started
+            self._waited = b"x-llmux-wait-ms: %d\r\nx-llmux-switched: false\r\n" % (waited * 1000)
             self._state = REFUSED
             self._shared.turns.take(self)
 
@@ -216,6 +231,23 @@ class Exchange:
             self._fail(error)
             if self._granted:
                 self._give_back()
+
+    def keep_alive_due(self, now: float) -> int:
+        """See `llmux.gateway.keepalive.Waiting`."""
+        assert self._model is not None  # noqa: S101  (nothing else is queued)
+        head, size = b"", 0
+        if self._kept is None:
+            size = len(self._request.body)
+            self.keep_alive = self._request.keep_alive and not self._shared.stopping
+            self._kept = kept_stream(self._request, self._path, keep_alive=self.keep_alive)
+            if self._kept is None:
+                return -1
+            self.keep_alive = self._kept.keep_alive
+            head = self._kept.head(self._cors or b"")
+        if not self._client.write_paused:
+            ahead, seconds = self._shared.keepalives.prospects(self._model, now).of(self._request_id)
+            self._client.write(head + self._kept.framed(still_waiting(self._model, ahead, seconds)))
+        return size
 
     # --- forwarding -----------------------------------------------------------------------------------------------
 
@@ -274,7 +306,10 @@ class Exchange:
             forwarded=self._client.forwarded,
             trusted=self._client.trusted,
         )
-        reader = ResponseReader if request.http11 else DecodingResponseReader
+        kept = self._kept
+        if kept is not None:
+            kept.leading = waited(self._waited)
+        reader = ResponseReader if request.http11 and kept is None else DecodingResponseReader
         self._response = response = reader(to_head=request.method == b"HEAD")
         self._connection = connection
         self._state = WAITING
@@ -282,6 +317,8 @@ class Exchange:
         seconds = math.inf if self._to_control else self._shared.seconds.response
         self._client.deadline = self._shared.loop.time() + seconds
         connection.send(head, request.body, response, self)
+        if kept is not None and self._client.write_paused:
+            connection.pause_reading()
         if self._held and connection.flushed and request.method not in _REPLAYABLE:
             self._release_body()
 
@@ -291,7 +328,14 @@ class Exchange:
         """See `llmux.upstream.Receiver`."""
         client = self._client
         now = self._shared.loop.time()
-        if self._state == WAITING:
+        if self._state == WAITING and self._kept is not None:
+            if not self._kept.takes(response):
+                self._answered_otherwise(self._kept, data, response)
+                return
+            self._state = STREAMING
+            self._status = response.status
+            self._first_byte = now - self._started
+        elif self._state == WAITING:
             self._state = STREAMING
             self._status = response.status
             self._first_byte = now - self._started
@@ -301,11 +345,13 @@ class Exchange:
                 and not self._shared.stopping
                 and not ends_with_connection(response, http11=request.http11)
             )
-            fields = b""
+            fields = self._waited
             if self._cors is not None:
-                fields = self._cors
+                fields += self._cors
                 response.lines = without_cors(response.lines)
             data = response_head(response, http11=request.http11, keep_alive=self.keep_alive, fields=fields) + data
+        if self._kept is not None:
+            data = self._kept.framed(data, last=response.complete)
         if response.complete:
             self._connection = None
             if self._status >= 500 or self._shared.failing:
@@ -320,6 +366,17 @@ class Exchange:
             if not client.write_paused:
                 client.deadline = now + self._shared.seconds.between_bytes
             client.write(data)
+
+    def _answered_otherwise(self, kept: KeptStream, data: bytes, response: ResponseReader) -> None:
+        """The backend did not answer with the stream that the client was promised."""
+        if response.complete:
+            self._connection = None
+        if not kept.collect(data, response):
+            self._client.deadline = self._shared.loop.time() + self._shared.seconds.between_bytes
+            return
+        self._drop_backend()
+        self._judge(response.status)
+        self._end_kept(kept, *kept.failure(response))
 
     def _judge(self, status: int) -> None:
         """Take note of how the backend answered. A client's own error (4xx) says nothing about the backend, and neither
@@ -360,6 +417,8 @@ class Exchange:
         """Everything written so far has left."""
         if self._state == DRAINING:
             self._finish(tell_client=True)
+        elif self._state == QUEUED:
+            self._client.deadline = math.inf
         elif self._connection is not None:
             self._client.deadline = self._shared.loop.time() + self._shared.seconds.between_bytes
             self._connection.resume_reading()
@@ -377,6 +436,7 @@ class Exchange:
     def client_gone(self) -> None:
         """The client's connection is gone, or as good as."""
         if self._state == QUEUED:
+            self._shared.keepalives.forget(self)
             self._shared.scheduler.left(self._request_id)
         self._drop_backend()
         self._finish(tell_client=False)
@@ -405,6 +465,9 @@ class Exchange:
         if self._state == STREAMING:
             self._cut(error)
             return
+        if self._kept is not None:
+            self._end_kept(self._kept, sse_error(error, self._kept.dialect), error.status)
+            return
         request = self._request
         self._status = error.status
         self._first_byte = self._shared.loop.time() - self._started
@@ -415,9 +478,18 @@ class Exchange:
                 http11=request.http11,
                 keep_alive=self.keep_alive,
                 to_head=request.method == b"HEAD",
-                fields=self._cors or b"",
+                fields=self._waited + (self._cors or b""),
             )
         )
+        self._complete()
+
+    def _end_kept(self, kept: KeptStream, event: bytes, status: int) -> None:
+        """End a stream that the backend has said nothing in with `event`, which tells why; `status` is what would have
+        told it."""
+        self._status = status
+        self._first_byte = self._shared.loop.time() - self._started
+        self.keep_alive = kept.keep_alive and not self._shared.stopping
+        self._client.write(kept.framed(event, last=True))
         self._complete()
 
     def _cut(self, error: LlmuxError) -> None:
@@ -428,6 +500,16 @@ class Exchange:
         """
         self._log("cut", error)
         response, client = self._response, self._client
+        dialect = dialect_of(self._path) or Dialect.OPENAI
+        if self._kept is not None:
+            end = None if client.write_paused else self._kept.cut(sse_error(error, dialect))
+            if end is None:
+                client.reset()
+            else:
+                client.write(end)
+                client.close()
+            self._finish(tell_client=False)
+            return
         told = (
             response is not None
             and response.event_stream
@@ -436,7 +518,7 @@ class Exchange:
             and response.between_chunks(self._last_bytes)
         )
         if told:
-            event = sse_error(error)
+            event = sse_error(error, dialect)
             if self._last_bytes != b"\n\n\r\n":
                 event = b"\n\n" + event  # an unfinished event must not swallow this one
             client.write(b"%x\r\n%b\r\n" % (len(event), event))

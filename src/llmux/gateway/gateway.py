@@ -233,6 +233,7 @@ class Gateway:
         self._sweeper = shared.loop.call_at(now + SWEEP_SECONDS, self._sweep)
         for client in [client for client in shared.clients if client.deadline <= now]:
             client.deadline_passed()
+        shared.keepalives.tick()
         if self._listeners.paused:
             self._make_room(now)
         for pool in shared.all_pools():

@@ -29,7 +29,8 @@ class Observer(Protocol):
 
     def request_done(self, model: str | None, status: int, seconds_to_first_byte: float) -> None:
         """A request is over. `model` is a configured name, or None if the request was for none of them; `status` is
-        what its client was sent, or `CLIENT_GONE`. Called once per request, when its last byte has left."""
+        what its client was sent, or would have been, had it not had the head of a stream already; or `CLIENT_GONE`.
+        Called once per request, when its last byte has left."""
 
     def limit_hit(self, limit: Limit) -> None:
         """A limit was reached. `request_done` is called too, where a request was answered because of it."""

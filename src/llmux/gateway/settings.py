@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmux.addresses import BackendAddress, Network, in_networks
@@ -47,6 +48,8 @@ class GatewaySettings:
         upstream_idle_seconds: how long they are kept; uvicorn closes its side after 5 s.
         trusted_proxies: networks of the proxies whose X-Forwarded-* fields are believed.
         default_model: for requests that ask for work and name no model; None: they are refused.
+        waiting_keepalive: by model, the seconds after which a streamed request that waits gets its head and a comment,
+            and between two comments; 0, or no entry: never.
     """
 
     max_head_bytes: int = 64 * 1024
@@ -58,6 +61,7 @@ class GatewaySettings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     trusted_proxies: tuple[Network, ...] = ()
     default_model: str | None = None
+    waiting_keepalive: Mapping[str, float] = field(default_factory=dict)
 
     def trusts(self, address: str) -> bool:
         """Is the client at `address` one of the trusted proxies?"""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llmux.access import Access
 from llmux.addresses import BackendAddress
 from llmux.errors import OverloadedError
+from llmux.gateway.keepalive import Keepalives
 from llmux.gateway.observer import Observer
 from llmux.gateway.settings import Backend, GatewaySettings, Timeouts
 from llmux.gateway.turns import Turns
@@ -57,6 +58,7 @@ class Shared:
         buffered: bytes of requests, and of answers that clients leave unread, in memory.
         failing: models whose backend has failed its last request, and how many in a row it has.
         turns: for requests that were granted or refused together.
+        keepalives: streamed requests that wait.
         crowded: called when there are as many clients as there may be.
         roomy: called when one of them is gone.
     """
@@ -85,6 +87,7 @@ class Shared:
         self.buffered = 0
         self.failing: dict[str, int] = {}
         self.turns = Turns(self.loop)
+        self.keepalives = Keepalives(self.loop, scheduler)
         self.most_clients = math.inf if settings.max_connections is None else settings.max_connections
         self.crowded: Callable[[], None] = _nothing
         self.roomy: Callable[[], None] = _nothing

@@ -78,6 +78,9 @@ class Metrics:
         self.deaths = Counters(
             "llmux_model_deaths", "Awake models found dead, or taken out because their backends failed.", ("model",)
         )
+        self.idle_sleeps = Counters(
+            "llmux_idle_sleeps", "Models put to sleep because nobody had asked for them.", ("model",)
+        )
         self.limit_hits = Counters(
             "llmux_limit_hits", "Requests and clients turned away or ended because a limit was reached.", ("limit",)
         )
@@ -98,6 +101,7 @@ class Metrics:
         self.queue_wait_seconds.of(model)
         self.aborted.increase(model, by=0)
         self.deaths.increase(model, by=0)
+        self.idle_sleeps.increase(model, by=0)
         for hook in Hook:
             self.hook_failures.increase(model, hook, by=0)
 

@@ -20,12 +20,14 @@ from llmux.messages import (
     Effect,
     Hook,
     ModelDied,
+    ModelIdle,
     ModelLeftAwake,
     ModelRemoved,
     ModelState,
     Outcome,
     PinChanged,
     PolicyFault,
+    PreloadSkipped,
     ProbesEnded,
     Refusal,
     Reject,
@@ -88,6 +90,8 @@ class Telemetry:
             SwitchDrained: self._switch_drained,
             SwitchEnded: self._switch_ended,
             ModelLeftAwake: self._left_awake,
+            ModelIdle: self._model_idle,
+            PreloadSkipped: self._preload_skipped,
             SleepFailed: self._sleep_failed,
             ModelDied: self._model_died,
             ModelRemoved: self._model_removed,
@@ -278,6 +282,13 @@ class Telemetry:
 
     def _left_awake(self, effect: ModelLeftAwake) -> None:
         self._metrics.active_seconds.of(effect.model).observe(effect.duration)
+
+    def _model_idle(self, effect: ModelIdle) -> None:
+        self._metrics.idle_sleeps.increase(effect.model)
+        log.info("model_idle", model=effect.model, idle_secs=effect.duration)
+
+    def _preload_skipped(self, effect: PreloadSkipped) -> None:
+        log.warning("preload_skipped", model=effect.model, error=effect.detail)
 
     def _sleep_failed(self, effect: SleepFailed) -> None:
         log.error(

@@ -1,4 +1,4 @@
-"""The one place that turns an `LlmuxError` into bytes for a client.
+"""The one place that turns an `LlmuxError` into bytes for a client; `llmux.wire.sse` puts them into event streams.
 
 Pure. May import errors only. It never puts raw control characters, or more than `LlmuxError.message_limit` characters,
 into what it makes: a message ends up in terminals and logs, and may repeat what came from a client.
@@ -42,11 +42,3 @@ def error_body(error: LlmuxError) -> bytes:
     """``{"error": {"message", "type", "param", "code"}}`` as OpenAI's API has it; ``type`` is ``llmux_error``."""
     message = printable(error.message, error.message_limit)
     return _ENCODER.encode(_Body(_Error(message=message, type="llmux_error", param=error.param, code=error.code)))
-
-
-def sse_error(error: LlmuxError) -> bytes:
-    """One server-sent event that carries `error_body`, for a stream that is already under way.
-
-    The event format is the HTML standard's, section 9.2 "Server-sent events"; OpenAI's clients raise on it.
-    """
-    return b"data: " + error_body(error) + b"\n\n"

@@ -50,7 +50,11 @@ _REQUEST: Final = _BOTH_WAYS | {
     b"access-control-request-method": BROWSER,
     b"access-control-request-headers": BROWSER,
 }
-_RESPONSE: Final = _BOTH_WAYS | {b"proxy-authenticate": DROP}
+_RESPONSE: Final = _BOTH_WAYS | {
+    b"proxy-authenticate": DROP,
+    b"x-llmux-wait-ms": DROP,  # of another llmux behind this one
+    b"x-llmux-switched": DROP,
+}
 _FORGEABLE: Final = b"x-forwarded-"
 
 

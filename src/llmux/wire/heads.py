@@ -13,6 +13,11 @@ from llmux.wire.headers import forwarded_by_proxy
 from llmux.wire.request import Request
 from llmux.wire.response import CHUNKED, UNTIL_CLOSE, ResponseReader
 
+EVENT_STREAM: Final = (
+    b"Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+)
+"""Header lines of a stream that llmux begins. The last one keeps nginx from collecting what should arrive at once."""
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _REASONS: Final = {
@@ -83,6 +88,15 @@ def ends_with_connection(response: ResponseReader, *, http11: bool) -> bool:
 def empty_response(fields: bytes, *, http11: bool, keep_alive: bool) -> bytes:
     """A whole response, 204, that says what its header lines say; each has its CR LF."""
     return b"HTTP/1.1 204 No Content\r\n" + fields + _end(http11=http11, keep_alive=keep_alive)
+
+
+def event_stream_head(*, http11: bool, keep_alive: bool, fields: bytes = b"") -> bytes:
+    """The head of a stream of server-sent events that llmux begins itself; chunked, or ended by the connection's end.
+
+    `fields` are more header lines, each with its CR LF.
+    """
+    framing = b"Transfer-Encoding: chunked\r\n" if http11 else b""
+    return b"HTTP/1.1 200 OK\r\n" + EVENT_STREAM + framing + fields + _end(http11=http11, keep_alive=keep_alive)
 
 
 def error_response(

@@ -31,7 +31,12 @@ class _Peek(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw()
 
 
+class _Stream(msgspec.Struct):
+    stream: msgspec.Raw = msgspec.Raw()
+
+
 _PEEK = msgspec.json.Decoder(_Peek)
+_STREAM = msgspec.json.Decoder(_Stream)
 _STRING = msgspec.json.Decoder(str)
 # Numbers are kept as text: an int of 5,000 digits costs nothing and cannot raise.
 _VALUES = json.JSONDecoder(parse_int=str, parse_float=str)
@@ -72,6 +77,16 @@ def checked_json(content_type: bytes | None, body: bytes | bytearray) -> bool:
 def is_object(body: bytes | bytearray) -> bool:
     """Does `body`, which is valid JSON, have members?"""
     return _OBJECT.match(body) is not None
+
+
+def wants_stream(body: bytes | bytearray) -> bool:
+    """Whether `body` is a JSON object that says ``"stream": true``."""
+    if b'"stream"' not in body:
+        return False
+    try:
+        return bytes(_STREAM.decode(body).stream) == b"true"
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 def with_model(content_type: bytes | None, body: bytes | bytearray, model: str) -> bytes:
