@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test test-demo check lint types imports format clean refresh-constraints
+.PHONY: demo test test-demo check docs lint types imports format clean refresh-constraints
 
 demo: $(VENV)/.demo
 	$(BIN)/llmux demo
@@ -21,6 +21,10 @@ test-demo: $(VENV)/.check $(VENV)/.demo
 	$(BIN)/python -m pytest -m demo
 
 check: lint types imports
+
+# The documents as pages, in build/site; a link that leads nowhere fails.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 lint: $(VENV)/.check
 	$(BIN)/ruff check .
@@ -39,14 +43,14 @@ format: $(VENV)/.check
 # The newest of everything that pyproject.toml and requirements-demo.txt allow.
 refresh-constraints:
 	rm -rf $(VENV)-newest && $(PYTHON) -m venv $(VENV)-newest && $(VENV)-newest/bin/pip install --quiet --upgrade pip setuptools
-	$(VENV)-newest/bin/pip install --quiet --editable . --group check hatchling editables
+	$(VENV)-newest/bin/pip install --quiet --editable . --group check --group docs hatchling editables
 	$(VENV)-newest/bin/pip install --quiet --no-deps --requirement requirements-demo.txt
 	{ echo '# What continuous integration and the make targets install. Made by `make refresh-constraints`.'; \
 	  $(VENV)-newest/bin/pip freeze --all --exclude-editable; } > constraints.txt
 	rm -rf $(VENV)-newest
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/.made: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +63,10 @@ $(VENV)/.llmux: $(VENV)/.made pyproject.toml
 
 $(VENV)/.check: $(VENV)/.llmux
 	$(PIP) --group check
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.llmux
+	$(PIP) --group docs
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.llmux requirements-demo.txt

@@ -1,4 +1,4 @@
-"""docs/cli.md: its tables have what there is, and its examples do what they say."""
+"""docs/cli.md and docs/recipes.md: their tables have what there is, and the examples do what they say."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.docs.documents import ROOT, code, rows, write_examples
 from tests.docs.test_examples import names
 
 CLI = ROOT / "docs" / "cli.md"
+RECIPES_PAGE = ROOT / "docs" / "recipes.md"
 
 
 def test_every_command_is_in_the_table() -> None:
@@ -27,7 +28,7 @@ def test_every_command_is_in_the_table() -> None:
 
 
 def test_every_recipe_is_in_the_table() -> None:
-    table = rows(CLI, "recipe", "models are", "what to say of a model")
+    table = rows(RECIPES_PAGE, "recipe", "models are", "what to say of a model")
     assert [code(row[0])[0] for row in table] == list(RECIPES)
 
 
