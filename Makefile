@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test test-demo check docs lint types imports format clean refresh-constraints
+.PHONY: demo test test-demo bench check docs lint types imports format clean refresh-constraints
 
 demo: $(VENV)/.demo
 	$(BIN)/llmux demo
@@ -19,6 +19,10 @@ test: $(VENV)/.check
 # The tests that need the real models of the [demo] extra as well.
 test-demo: $(VENV)/.check $(VENV)/.demo
 	$(BIN)/python -m pytest -m demo
+
+# llmux beside what one would take instead, which is got by each one's own package manager into .peers; bench/README.md.
+bench: $(VENV)/.check
+	$(BIN)/python -m bench.gateways --install --write docs
 
 check: lint types imports
 
@@ -50,7 +54,7 @@ refresh-constraints:
 	rm -rf $(VENV)-newest
 
 clean:
-	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .peers
 
 $(VENV)/.made: constraints.txt
 	$(PYTHON) -m venv $(VENV)
