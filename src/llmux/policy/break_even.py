@@ -96,17 +96,21 @@ class BreakEvenPolicy(BoundedPolicy):
                 kept_out[victim.name] = kept_out.get(victim.name, 0.0) + counted
         if len(candidates) > 1:
             candidates = sorted(candidates, key=lambda candidate: self._merit(view, candidate, now), reverse=True)
+        absences: list[list[float]] = []
         for candidate in candidates:
+            absences.append([])
             for victim in candidate.victims:
-                rest = self._absence(view, victim, candidate.model) - service_time(victim)
+                absence = self._absence(view, victim, candidate.model)
+                absences[-1].append(absence)
+                rest = absence - service_time(victim)
                 self._rests[victim.name] = min(rest, self._rests.get(victim.name, rest))
         staying: set[str] = set()
         recheck = float("inf")
-        for candidate in candidates:
-            if any(victim.name in staying for victim in candidate.victims):
+        for candidate, its_absences in zip(candidates, absences, strict=True):
+            if staying and any([victim.name in staying for victim in candidate.victims]):
                 continue  # it stays for the best of those that want its room, so also for the others
-            for victim in candidate.victims:
-                again = self._stays(view, victim, candidate.model, kept_out[victim.name], now)
+            for victim, absence in zip(candidate.victims, its_absences, strict=True):
+                again = self._stays(view, victim, candidate.model, absence, kept_out[victim.name], now)
                 if again is not None:
                     staying.add(victim.name)
                     recheck = min(recheck, again)
@@ -117,13 +121,14 @@ class BreakEvenPolicy(BoundedPolicy):
 
     def _merit(self, view: View, candidate: Candidate, now: float) -> float:
         model = candidate.model
-        cost = max(view.expected_cost(victim.name, model.name) for victim in candidate.victims)
+        cost = max([view.expected_cost(victim.name, model.name) for victim in candidate.victims])
         demand = sqrt(max(0.0, model.accumulated_wait(now)) * model.waiting)
         return demand / (0.5 + cost + drain_time(view, model))
 
-    def _stays(self, view: View, victim: ModelView, target: ModelView, kept_out: float, now: float) -> float | None:
+    def _stays(
+        self, view: View, victim: ModelView, target: ModelView, absence: float, kept_out: float, now: float
+    ) -> float | None:
         """None if `victim` should give way to `target`; else when to ask again."""
-        absence = self._absence(view, victim, target)
         if victim.in_flight:
             return None if _pressure(victim, kept_out, now) >= self._worth(victim, absence) else float("inf")
         coming = target.arrival_rate(now)
