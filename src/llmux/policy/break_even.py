@@ -33,8 +33,10 @@ class BreakEvenPolicy(BoundedPolicy):
     root of their rates; the square root costs the mean wait a few percent and lets the rarer model wait much less.
 
     An idle model gives way too, unless both are in demand, when it lingers for more to come together for j: until
-    n(j) + λ(j) * C(i, j) >= linger * O(i, j) * sqrt(λ(i) * λ(j)), the geometric mean of what an absence would gather
-    for either.
+    n(j) + λ(j) * C(i, j) >= linger * (C(i, j) + C(j, i)) * λ(i) ** 0.25 * λ(j) ** 0.75. Where many requests come per
+    switch, i should stay for (C(i, j) + C(j, i)) * (sqrt(λ(i) / λ(j)) - 1), as in the economic order quantity (Harris
+    1913), and the best policy for two models leaves i idle until about λ(j) times that long has passed; with j's
+    requests counted as above, their ratio comes in by its fourth root.
 
     The best j has the largest sqrt(H(j) * n(j)) / (0.5 + C(i, j) + drain(j)): waiting accumulated, and people helped,
     per second that it takes. s, C, drain and λ (requests per second) are measured; n waits, H is their waiting in
@@ -51,7 +53,7 @@ class BreakEvenPolicy(BoundedPolicy):
 
     name = "break-even"
 
-    def __init__(self, max_wait_secs: float | None = None, patience: float = 0.8, linger: float = 0.25) -> None:
+    def __init__(self, max_wait_secs: float | None = None, patience: float = 0.75, linger: float = 1.0) -> None:
         super().__init__(max_wait_secs)
         if not (patience >= 0 and linger >= 0):
             raise ValueError(f"patience and linger must be at least 0, not {patience} and {linger}")
@@ -132,8 +134,9 @@ class BreakEvenPolicy(BoundedPolicy):
         if victim.in_flight:
             return None if _pressure(victim, kept_out, now) >= self._worth(victim, absence) else float("inf")
         coming = target.arrival_rate(now)
-        gathered = self.linger * absence * sqrt(victim.arrival_rate(now) * coming)
-        if target.waiting + coming * view.expected_cost(victim.name, target.name) >= gathered:
+        there, back = view.expected_cost(victim.name, target.name), view.expected_cost(target.name, victim.name)
+        gathered = self.linger * (there + back) * sqrt(sqrt(victim.arrival_rate(now) * coming) * coming)
+        if target.waiting + coming * there >= gathered:
             return None
         return now + absence / _LOOKS_PER_ABSENCE
 
