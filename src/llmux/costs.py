@@ -161,7 +161,7 @@ class SwitchCostTracker:
         The pair's own average; else the sleep of the one plus the wake of the other, as seen in other pairs, with the
         mean of what was seen standing in for a part that was not; else the mean over all pairs; else `PRIOR`.
         """
-        seen = self.estimate(from_model, to_model)
+        seen = self._pairs.values.get((from_model, to_model))
         if seen is not None:
             return seen
         wake = self.wake(to_model)

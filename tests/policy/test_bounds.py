@@ -118,12 +118,14 @@ def test_a_steady_stream_ends_when_somebody_is_due(name: str) -> None:
         assert granted >= 164.0
 
 
-@pytest.mark.parametrize(("cost", "earliest", "latest"), [(1.0, 164.0, 166.0), (10.0, 210.0, 235.0)])
-def test_the_derived_limit_is_a_minute_or_four_tours(cost: float, earliest: float, latest: float) -> None:
-    """As above, without `max_wait_secs`. A tour is there and back again, with drains of 5 s at most; then m0 drains
-    once more, and the switch takes its time."""
-    stream = [Arrival(float(second), "m0", 0, 5) for second in range(400)]
-    arrivals = sorted([*stream, Arrival(100.0, "m1", 0, 5)], key=lambda arrival: arrival.at)
+@pytest.mark.parametrize(
+    ("cost", "length", "earliest", "latest"), [(0.1, 1, 136.0, 140.0), (1.0, 5, 174.0, 177.0), (10.0, 5, 262.0, 275.0)]
+)
+def test_the_derived_limit_is_six_tours(cost: float, length: int, earliest: float, latest: float) -> None:
+    """As above, without `max_wait_secs`. A tour is there and back again, with a drain on either side, of which that of
+    m1 is not known yet and taken to be 5 s; then m0 drains once more, and the switch takes its time."""
+    stream = [Arrival(half / 2, "m0", 0, length) for half in range(800)]
+    arrivals = sorted([*stream, Arrival(100.0, "m1", 0, length)], key=lambda arrival: arrival.at)
     result = play(arrivals, CoreSettings(models=(ModelSpec("m0"), ModelSpec("m1"))), DrainFirstPolicy(), cost)
     granted = result.granted[result.model_of.index("m1")]
     assert granted is not None

@@ -81,14 +81,14 @@ class PolicyConfig(Section):
         examples=[60],
     )
     patience: NotNegative = Field(
-        default=0.8,
-        description="Option of break-even: with more of it, the awake model is kept longer. Default: 0.8.",
+        default=0.75,
+        description="Option of break-even: with more of it, the awake model is kept longer. Default: 0.75.",
         examples=[1.5],
     )
     linger: NotNegative = Field(
-        default=0.25,
+        default=1.0,
         description="Option of break-even: how much an idle model in demand waits for requests to come together before "
-        "it gives way. 0 = not at all. Default: 0.25.",
+        "it gives way. 0 = not at all. Default: 1.",
         examples=[0],
     )
     quantum: NotNegative = Field(

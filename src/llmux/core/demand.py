@@ -33,7 +33,8 @@ class ArrivalRate:
         """The rate at `now`; 0 before the first request. Over less than a window, the rate since the first request."""
         if self._first is None:
             return 0.0
-        self._roll(now)
+        if now - self._began >= WINDOW:
+            self._roll(now)
         age = now - self._first
         if age < WINDOW:
             return (self._count + self._previous) / max(age, WINDOW / 10)

@@ -22,7 +22,18 @@ def free_after(capacity: Mapping[str, int], claims: Iterable[Placement]) -> dict
 
 def fits(placement: Placement, free: Mapping[str, int]) -> bool:
     """Whether `free` has all that `placement` asks for."""
-    return all(amount <= free[device] for device, amount in placement.items())
+    for device, amount in placement.items():  # a loop: this is asked too often for a generator
+        if amount > free[device]:
+            return False
+    return True
+
+
+def covers(claim: Placement, placement: Placement, free: Mapping[str, int]) -> bool:
+    """Whether `placement` would fit once `claim` is given back."""
+    for device, amount in placement.items():
+        if amount > free[device] + claim.get(device, 0):
+            return False
+    return True
 
 
 #: With more candidates than this, the cheapest victims are sought greedily.

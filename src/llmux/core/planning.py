@@ -5,10 +5,10 @@ Reads the books, changes nothing. It is also the view that a policy gets.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from llmux.core.devices import Candidate, choose_victims, fits, free_after
+from llmux.core.devices import Candidate, choose_victims, covers, fits, free_after
 from llmux.core.ledger import Ledger, Model, Switch
 from llmux.core.settings import Placement
 from llmux.core.worth import Worth, can_share
@@ -46,6 +46,7 @@ class Planner:
         self._room_seen = 0
         self._waiting: list[Model] | None = None
         self._waiting_seen = 0
+        self._given: dict[str, tuple[Plan, int]] = {}  # the last plan for each model, and how many effects there were
         self._weightless = False
         self._shared = False
         self.reconfigured()
@@ -61,12 +62,15 @@ class Planner:
         self.worth.reconfigured()
         self._room = None
         self._waiting = None
+        self._given = {}
 
     def look(self, now: float) -> None:
         """A new event is looked at, and all that was worked out for the one before is forgotten."""
         self.now = now
         self._room = None
         self._waiting = None
+        if self._given:
+            self._given = {}
 
     # --- what a policy sees -----------------------------------------------------------------------------------
 
@@ -112,18 +116,35 @@ class Planner:
             if not alternatives:
                 return Blocked(None, target.spec.everywhere)
         free, evictable, later = self._room_for(target, by_operator)
+        plan = self._plan(target, alternatives, free, evictable, avoid)
+        if plan is None:
+            return Blocked(later, target.spec.everywhere)
+        if not by_operator:
+            self._given[name] = plan, len(self._ledger.out)
+        return plan
+
+    def _plan(
+        self,
+        target: Model,
+        alternatives: Sequence[Placement],
+        free: Mapping[str, int],
+        evictable: Sequence[_Evictable],
+        avoid: Collection[str],
+    ) -> Plan | None:
         if avoid:  # a model that goes holds up all that its memory is on until it sleeps
             evictable = [each for each in evictable if each.claim.keys().isdisjoint(avoid)]
+        if len(evictable) < 2:
+            return _only_way(target, alternatives, free, evictable)
         waiting = max(1, target.waiting)
         candidates = [Candidate(e.model.name, e.claim, e.loss + waiting * e.delay) for e in evictable if not e.owes]
         plan = self._cheapest(target, alternatives, free, candidates)
         if plan is None and len(candidates) < len(evictable):
             candidates = [Candidate(e.model.name, e.claim, e.loss + waiting * e.delay) for e in evictable]
             plan = self._cheapest(target, alternatives, free, candidates)
-        return plan if plan is not None else Blocked(later, target.spec.everywhere)
+        return plan
 
     def _cheapest(
-        self, target: Model, alternatives: Sequence[Placement], free: dict[str, int], candidates: Sequence[Candidate]
+        self, target: Model, alternatives: Sequence[Placement], free: Mapping[str, int], candidates: Sequence[Candidate]
     ) -> Plan | None:
         costs = {candidate.name: candidate.cost for candidate in candidates} if len(alternatives) > 1 else {}
         best: tuple[tuple[float, int], Plan] | None = None
@@ -133,9 +154,7 @@ class Planner:
                 continue
             rank = (sum([costs.get(victim, 0.0) for victim in victims]), len(victims))
             if best is None or rank < best[0]:
-                # A model whose place is not known cannot be woken where it is: it is put to sleep first.
-                itself = () if target.placed else (target.name,)
-                best = (rank, Plan(target.name, victims + itself, tuple(placement)))
+                best = (rank, _as_plan(target, victims, placement))
                 if not victims:
                     break
         return None if best is None else best[1]
@@ -161,7 +180,7 @@ class Planner:
             if switch.target is not None:
                 for device, amount in switch.placement.items():
                     left[device] -= amount
-        return not any(amount > 0 for amount in left.values())
+        return max(left.values(), default=0) <= 0
 
     # --- what the core asks besides -----------------------------------------------------------------------------
 
@@ -187,6 +206,9 @@ class Planner:
 
     def sound(self, plan: Plan) -> bool:
         """Whether a plan, which may come from a third party's policy, could begin now."""
+        given, seen = self._given.get(plan.model, (None, 0))
+        if given is plan and seen == len(self._ledger.out):
+            return True  # it is the view's own, and nothing has happened since
         target = self._ledger.models.get(plan.model)
         if target is None or isinstance(self.plan(plan.model), Blocked):
             return False
@@ -315,3 +337,22 @@ class Planner:
         for oldest in model.granted.values():
             return oldest.granted_at is not None and oldest.granted_at <= model.awake_since
         return False
+
+
+def _as_plan(target: Model, victims: tuple[str, ...], placement: Placement) -> Plan:
+    # A model whose place is not known cannot be woken where it is: it is put to sleep first.
+    return Plan(target.name, victims if target.placed else (*victims, target.name), tuple(placement))
+
+
+def _only_way(
+    target: Model, alternatives: Sequence[Placement], free: Mapping[str, int], evictable: Sequence[_Evictable]
+) -> Plan | None:
+    """The plan where there is one model at most that could go, so that there is no choice of victims: what
+    `choose_victims` would find, in much less time. That is the usual case of one device with room for one."""
+    found: Placement | None = None
+    for placement in alternatives:
+        if fits(placement, free):
+            return _as_plan(target, (), placement)
+        if found is None and evictable and covers(evictable[0].claim, placement, free):
+            found = placement
+    return None if found is None else _as_plan(target, (evictable[0].model.name,), found)

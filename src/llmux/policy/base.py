@@ -14,6 +14,8 @@ import msgspec
 
 from llmux.messages import ModelState
 
+_NEVER = float("inf")
+
 
 class Plan(msgspec.Struct, frozen=True):
     """A switch that could begin now: put `victims` to sleep, wake `model` on `devices`."""
@@ -144,7 +146,10 @@ def waiting_since(model: ModelView) -> float:
     A policy that goes by this lets nobody come twice before somebody who waits.
     """
     oldest = model.oldest_arrival
-    return float("inf") if oldest is None else max(oldest, model.last_used)
+    if oldest is None:
+        return _NEVER
+    used = model.last_used
+    return used if used > oldest else oldest
 
 
 @runtime_checkable

@@ -22,8 +22,8 @@ another one is due, whoever waits for a place in it. What is bounded is each spa
 k requests are granted, the oldest first. So a request with p others of its model before it waits no longer than
 1 + p // k times the bound and D.
 
-Without ``max_wait_secs`` the limit is `TOURS` times the time to switch once to everybody who waits and back, as it is
-measured now, and at least `FLOOR`.
+Without ``max_wait_secs`` the limit is `TOURS` times the time to switch once to everybody who waits and back, drains
+included, as it is measured now, and at least `FLOOR`, which only matters where a tour takes next to nothing.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from typing import NamedTuple
 
 from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stay, SwitchTo, View, waiting_since
 
-#: The derived limit on waiting: tours, and seconds at least. Tuned: whoever is due breaks a batch up, so less of either
-#: costs the mean wait where one model is asked for much more than the other, and shortens no long waits on the traces.
-TOURS = 4.0
-FLOOR = 60.0
+#: The derived limit on waiting: tours, and seconds at least. The tours are tuned: whoever is due breaks a batch up, so
+#: fewer cost the mean wait where one model is asked for much more than the other, and more shorten nothing.
+TOURS = 6.0
+FLOOR = 5.0
 
 #: The derived limit is worked out anew after that many seconds.
 _DERIVED_FOR = 1.0

@@ -33,8 +33,10 @@ class BreakEvenPolicy(BoundedPolicy):
     root of their rates; the square root costs the mean wait a few percent and lets the rarer model wait much less.
 
     An idle model gives way too, unless both are in demand, when it lingers for more to come together for j: until
-    n(j) + λ(j) * C(i, j) >= linger * O(i, j) * sqrt(λ(i) * λ(j)), the geometric mean of what an absence would gather
-    for either.
+    n(j) + λ(j) * C(i, j) >= linger * (C(i, j) + C(j, i)) * λ(i) ** 0.25 * λ(j) ** 0.75. Where many requests come per
+    switch, i should stay for (C(i, j) + C(j, i)) * (sqrt(λ(i) / λ(j)) - 1), as in the economic order quantity (Harris
+    1913), and the best policy for two models leaves i idle until about λ(j) times that long has passed; with j's
+    requests counted as above, their ratio comes in by its fourth root.
 
     The best j has the largest sqrt(H(j) * n(j)) / (0.5 + C(i, j) + drain(j)): waiting accumulated, and people helped,
     per second that it takes. s, C, drain and λ (requests per second) are measured; n waits, H is their waiting in
@@ -51,7 +53,7 @@ class BreakEvenPolicy(BoundedPolicy):
 
     name = "break-even"
 
-    def __init__(self, max_wait_secs: float | None = None, patience: float = 0.8, linger: float = 0.25) -> None:
+    def __init__(self, max_wait_secs: float | None = None, patience: float = 0.75, linger: float = 1.0) -> None:
         super().__init__(max_wait_secs)
         if not (patience >= 0 and linger >= 0):
             raise ValueError(f"patience and linger must be at least 0, not {patience} and {linger}")
@@ -96,17 +98,21 @@ class BreakEvenPolicy(BoundedPolicy):
                 kept_out[victim.name] = kept_out.get(victim.name, 0.0) + counted
         if len(candidates) > 1:
             candidates = sorted(candidates, key=lambda candidate: self._merit(view, candidate, now), reverse=True)
+        absences: list[list[float]] = []
         for candidate in candidates:
+            absences.append([])
             for victim in candidate.victims:
-                rest = self._absence(view, victim, candidate.model) - service_time(victim)
+                absence = self._absence(view, victim, candidate.model)
+                absences[-1].append(absence)
+                rest = absence - service_time(victim)
                 self._rests[victim.name] = min(rest, self._rests.get(victim.name, rest))
         staying: set[str] = set()
         recheck = float("inf")
-        for candidate in candidates:
-            if any(victim.name in staying for victim in candidate.victims):
+        for candidate, its_absences in zip(candidates, absences, strict=True):
+            if staying and any([victim.name in staying for victim in candidate.victims]):
                 continue  # it stays for the best of those that want its room, so also for the others
-            for victim in candidate.victims:
-                again = self._stays(view, victim, candidate.model, kept_out[victim.name], now)
+            for victim, absence in zip(candidate.victims, its_absences, strict=True):
+                again = self._stays(view, victim, candidate.model, absence, kept_out[victim.name], now)
                 if again is not None:
                     staying.add(victim.name)
                     recheck = min(recheck, again)
@@ -117,18 +123,20 @@ class BreakEvenPolicy(BoundedPolicy):
 
     def _merit(self, view: View, candidate: Candidate, now: float) -> float:
         model = candidate.model
-        cost = max(view.expected_cost(victim.name, model.name) for victim in candidate.victims)
+        cost = max([view.expected_cost(victim.name, model.name) for victim in candidate.victims])
         demand = sqrt(max(0.0, model.accumulated_wait(now)) * model.waiting)
         return demand / (0.5 + cost + drain_time(view, model))
 
-    def _stays(self, view: View, victim: ModelView, target: ModelView, kept_out: float, now: float) -> float | None:
+    def _stays(
+        self, view: View, victim: ModelView, target: ModelView, absence: float, kept_out: float, now: float
+    ) -> float | None:
         """None if `victim` should give way to `target`; else when to ask again."""
-        absence = self._absence(view, victim, target)
         if victim.in_flight:
             return None if _pressure(victim, kept_out, now) >= self._worth(victim, absence) else float("inf")
         coming = target.arrival_rate(now)
-        gathered = self.linger * absence * sqrt(victim.arrival_rate(now) * coming)
-        if target.waiting + coming * view.expected_cost(victim.name, target.name) >= gathered:
+        there, back = view.expected_cost(victim.name, target.name), view.expected_cost(target.name, victim.name)
+        gathered = self.linger * (there + back) * sqrt(sqrt(victim.arrival_rate(now) * coming) * coming)
+        if target.waiting + coming * there >= gathered:
             return None
         return now + absence / _LOOKS_PER_ABSENCE
 
