@@ -1,8 +1,13 @@
 """Random histories: arrivals, departures, hook results, timers, operators, the end. The harness checks the invariants
-after every event; at the end of each history everything must settle, so nobody can be left waiting for ever."""
+after every event; at the end of each history everything must settle, so nobody can be left waiting for ever.
+
+`LLMUX_HISTORIES` says how many there are of each kind (250 unless told, always the same), and makes them new ones.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -33,6 +38,8 @@ OUTCOMES = st.sampled_from([Outcome.OK, Outcome.OK, Outcome.OK, Outcome.FAILED, 
 
 class History(RuleBasedStateMachine):
     make: Any = staticmethod(two)
+    traits: Mapping[str, Any] = {}
+    """What models have beyond their names and needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,19 +80,16 @@ class History(RuleBasedStateMachine):
             max_queue=max_queue,
         )
         verify, canary = proofs
-        specs = [
-            replace(
-                spec,
-                verify=verify,
-                canary=canary,
-                doubt_after=doubt_after,
-                verify_timeout=5.0,
-                max_queue=own_queue,
-                max_in_flight=max_in_flight,
-                idle_sleep=idle_sleep,
-            )
-            for spec in made.models
-        ]
+        self.traits = {
+            "verify": verify,
+            "canary": canary,
+            "doubt_after": doubt_after,
+            "verify_timeout": 5.0,
+            "max_queue": own_queue,
+            "max_in_flight": max_in_flight,
+            "idle_sleep": idle_sleep,
+        }
+        specs = [replace(spec, **self.traits) for spec in made.models]
         made = replace(made, models=(*specs[1:], made.models[0]))  # one without limits of its own
         made = replace(made, preload=tuple([spec.name for spec in specs[:preload]]))
         self.play = Play(made, started=False)
@@ -196,7 +200,14 @@ class HistoryOnTwoDevices(History):
     make = staticmethod(three_on_two_gpus)
 
 
-BUDGET = settings(max_examples=250, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+HISTORIES = os.environ.get("LLMUX_HISTORIES")
+BUDGET = settings(
+    max_examples=int(HISTORIES or 250),
+    derandomize=HISTORIES is None,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 #: What a model may need: parts of devices with room for 24 each, or of the implicit one.
@@ -220,7 +231,7 @@ class HistoryOfReloads(History):
     def configured(self, **common: Any) -> CoreSettings:
         self.common = common
         if self.devices is None:
-            return CoreSettings(models=tuple(ModelSpec(name) for name in self.places), **common)
+            return CoreSettings(models=self._with_traits([ModelSpec(name) for name in self.places]), **common)
         specs = []
         least = dict(self.devices)
         for name, places in self.places.items():
@@ -229,7 +240,11 @@ class HistoryOfReloads(History):
                 for device, amount in place.items():
                     least[device] = max(amount, least[device])
             specs.append(ModelSpec(name, known))
-        return CoreSettings(models=tuple(specs), devices=least, **common)
+        return CoreSettings(models=self._with_traits(specs), devices=least, **common)
+
+    def _with_traits(self, specs: list[ModelSpec]) -> tuple[ModelSpec, ...]:
+        """All but `a` have them."""
+        return tuple(spec if spec.name == "a" else replace(spec, **self.traits) for spec in specs)
 
     def make(self, **common: Any) -> CoreSettings:
         self.devices = {"gpu0": 24, "gpu1": 24}
@@ -273,6 +288,17 @@ class HistoryOfReloads(History):
         self.common |= changed
         self.reload(PolicyNote(policy))
 
+    @rule(
+        proofs=st.sampled_from([(False, False), (True, False), (False, True), (True, True)]),
+        doubt_after=st.sampled_from([None, 2]),
+        max_in_flight=st.sampled_from([None, 1, 2]),
+    )
+    def change_traits(self, proofs: tuple[bool, bool], doubt_after: int | None, max_in_flight: int | None) -> None:
+        verify, canary = proofs
+        changed = {"verify": verify, "canary": canary, "doubt_after": doubt_after, "max_in_flight": max_in_flight}
+        self.traits = {**self.traits, **changed}
+        self.reload()
+
     def reload(self, policy: PolicyNote | None = None) -> None:
         self.play.reconfigure(self.configured(**self.common), policy)
 
@@ -294,7 +320,7 @@ class HistoryOfReloads(History):
 
 @pytest.mark.fault(51, 61)
 def test_reloads_at_any_moment_keep_the_invariants_and_settle() -> None:
-    HistoryOfReloads.TestCase.settings = settings(BUDGET, max_examples=150)
+    HistoryOfReloads.TestCase.settings = BUDGET if HISTORIES else settings(BUDGET, max_examples=150)
     HistoryOfReloads.TestCase("runTest").runTest()
 
 
