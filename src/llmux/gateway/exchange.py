@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from llmux import logs
 from llmux.errors import (
@@ -87,6 +87,9 @@ class Exchange:
         "_to_control",
         "keep_alive",
     )
+
+    _READERS: ClassVar[tuple[type[ResponseReader], type[ResponseReader]]] = (DecodingResponseReader, ResponseReader)
+    """What reads responses, for clients of HTTP/1.0 and of HTTP/1.1."""
 
     def __init__(self, shared: Shared, client: ClientConnection, request: Request, held: int) -> None:
         self._shared = shared
@@ -271,8 +274,7 @@ class Exchange:
             forwarded=self._client.forwarded,
             trusted=self._client.trusted,
         )
-        reader = ResponseReader if request.http11 else DecodingResponseReader
-        self._response = response = reader(to_head=request.method == b"HEAD")
+        self._response = response = self._READERS[request.http11](to_head=request.method == b"HEAD")
         self._connection = connection
         self._state = WAITING
         self._client.deadline = self._shared.loop.time() + self._shared.seconds.response
