@@ -24,34 +24,34 @@ from llmux.messages import ModelState
 from llmux.wire.names import other_spelling
 
 
-class _Model(msgspec.Struct, frozen=True):
+class _Model(msgspec.Struct, frozen=True, kw_only=True):
     """As in OpenAI's API reference, "The model object", and what llmux knows besides. `created` is in seconds since
     1970."""
 
     id: str
+    object: str = "model"
     created: int
+    owned_by: str = "llmux"
     state: ModelState
     aliases: tuple[str, ...]
     metadata: Mapping[str, Any]
-    object: str = "model"
-    owned_by: str = "llmux"
 
 
-class _ModelList(msgspec.Struct, frozen=True):
-    data: list[_Model]
+class _ModelList(msgspec.Struct, frozen=True, kw_only=True):
     object: str = "list"
+    data: list[_Model]
 
 
-class _AnthropicModel(msgspec.Struct, frozen=True):
+class _AnthropicModel(msgspec.Struct, frozen=True, kw_only=True):
     """As in Anthropic's API reference, "Get a Model", and what llmux knows besides."""
 
+    type: str = "model"
     id: str
     display_name: str
     created_at: str
     state: ModelState
     aliases: tuple[str, ...]
     metadata: Mapping[str, Any]
-    type: str = "model"
 
 
 class _AnthropicList(msgspec.Struct, frozen=True):
@@ -89,16 +89,25 @@ class Listing:
         if _is_anthropic(request):
             data = [one for one in found if isinstance(one, _AnthropicModel)]
             return _json(_AnthropicList(data, data[0].id if data else None, data[-1].id if data else None))
-        return _json(_ModelList([one for one in found if isinstance(one, _Model)]))
+        return _json(_ModelList(data=[one for one in found if isinstance(one, _Model)]))
 
     async def model(self, request: Request) -> Response:
         entry = self._wanted(request, request.path_params["id"])
         return _json(self._described(request, entry, self._states()[entry.name]))
 
     def _described(self, request: Request, entry: ModelEntry, state: ModelState) -> _Model | _AnthropicModel:
-        if _is_anthropic(request):
-            return _AnthropicModel(entry.name, entry.name, self._since(), state, entry.aliases, entry.metadata)
-        return _Model(entry.name, self._started, state, entry.aliases, entry.metadata)
+        if not _is_anthropic(request):
+            return _Model(
+                id=entry.name, created=self._started, state=state, aliases=entry.aliases, metadata=entry.metadata
+            )
+        return _AnthropicModel(
+            id=entry.name,
+            display_name=entry.name,
+            created_at=self._since(),
+            state=state,
+            aliases=entry.aliases,
+            metadata=entry.metadata,
+        )
 
     # --- Ollama ---------------------------------------------------------------------------------------------------
 

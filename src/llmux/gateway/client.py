@@ -21,6 +21,7 @@ from llmux.gateway.access import check_body_may_come
 from llmux.gateway.exchange import Exchange
 from llmux.gateway.observer import Limit
 from llmux.gateway.shared import Shared
+from llmux.gateway.tunnel import Tunnel
 from llmux.wire.heads import CONTINUE, error_response
 from llmux.wire.request import RequestReader
 
@@ -37,6 +38,7 @@ _HEAD: Final = 1
 _BODY: Final = 2
 _BUSY: Final = 3  # an exchange has it
 _CLOSING: Final = 4
+_TUNNEL: Final = 5  # an exchange has it, and takes whatever comes
 
 _LIMITS: Final[dict[type[LlmuxError], Limit]] = {
     BodyTooLargeError: Limit.BODY,
@@ -70,6 +72,7 @@ class ClientConnection(asyncio.Protocol):
         "_shared",
         "_stalled",
         "_transport",
+        "_tunnel",
         "_turn",
         "_unsent",
         "deadline",
@@ -84,6 +87,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = RequestReader(max_head_bytes=settings.max_head_bytes, max_body_bytes=settings.max_body_bytes)
         self._exchange: Exchange | None = None
+        self._tunnel: Tunnel | None = None
         self._phase: int = _IDLE
         self._backlog = b""
         self._consuming = False
@@ -124,7 +128,7 @@ class ClientConnection(asyncio.Protocol):
             self._linger() if self._backlog or self._overrun else self.close()
         elif not self._consuming:
             if self._reading_paused:
-                self._resume_reading()
+                self.resume_reading()
             data = self._backlog
             if data:
                 self._keep(b"")
@@ -149,6 +153,29 @@ class ClientConnection(asyncio.Protocol):
             if connection is not None and connection.family != socket.AF_UNIX:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
+
+    def begin_tunnel(self, tunnel: Tunnel) -> bytes | None:
+        """From now on, what comes is for `tunnel`. Returns what has come already; None if not all of it was kept."""
+        if self._overrun:
+            return None
+        early = self._backlog
+        self._keep(b"")
+        self._phase = _TUNNEL
+        self._tunnel = tunnel
+        self.resume_reading()
+        return early
+
+    def pause_reading(self) -> None:
+        """Take nothing from the client, until `resume_reading`."""
+        if self._transport is not None and not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        if self._reading_paused and self._transport is not None and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
 
     # --- for the gateway ------------------------------------------------------------------------------------------
 
@@ -203,7 +230,11 @@ class ClientConnection(asyncio.Protocol):
                     self._keep(data)
                 self._held = 0
                 reader.reset()
-                self._exchange = exchange = Exchange(self._shared, self, request, held)
+                if request.websocket is None:
+                    exchange = Exchange(self._shared, self, request, held)
+                else:
+                    exchange = Tunnel(self._shared, self, request, held, request.websocket)
+                self._exchange = exchange
                 exchange.start()
                 if not exchange.done:
                     self._bound_backlog()
@@ -281,7 +312,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         self._phase = _CLOSING
         self.deadline = self._shared.loop.time() + LINGER_SECONDS
-        self._resume_reading()
+        self.resume_reading()
         if self._transport is not None and not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()  # TLS cannot: there, only what is read tells the client that this is the end
 
@@ -305,15 +336,8 @@ class ClientConnection(asyncio.Protocol):
         self._backlog = data
 
     def _bound_backlog(self) -> None:
-        full = self._overrun or len(self._backlog) > MAX_PIPELINED_BYTES
-        if full and self._transport is not None and not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pause_reading()
-
-    def _resume_reading(self) -> None:
-        if self._reading_paused and self._transport is not None and not self._transport.is_closing():
-            self._reading_paused = False
-            self._transport.resume_reading()
+        if self._overrun or len(self._backlog) > MAX_PIPELINED_BYTES:
+            self.pause_reading()
 
     # --- callbacks of asyncio -------------------------------------------------------------------------------------
 
@@ -347,14 +371,21 @@ class ClientConnection(asyncio.Protocol):
             if not self._overrun:
                 self._keep(self._backlog + data)
             self._bound_backlog()
+        elif self._phase == _TUNNEL and self._tunnel is not None:
+            self._tunnel.from_client(data)
         else:
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED_BYTES and self._transport is not None:
                 self._transport.abort()
 
     def eof_received(self) -> None:
-        if self._exchange is not None and not self._exchange.written:
-            self.abort()
+        exchange = self._exchange
+        if exchange is not None and not exchange.written:
+            if self._phase == _TUNNEL:
+                exchange.client_gone()  # and what it has said last, be it good-bye, still reaches the backend
+                self.close()
+            else:
+                self.abort()
         # Returning None closes the transport once everything written has left.
 
     def pause_writing(self) -> None:
@@ -363,7 +394,7 @@ class ClientConnection(asyncio.Protocol):
             self._unsent = _unsent(self._transport)
             self._stalled = self._transport.get_write_buffer_size()
             self._shared.buffered += self._stalled
-        if self._phase == _BUSY:
+        if self._phase in (_BUSY, _TUNNEL):
             self.deadline = self._shared.loop.time() + self._shared.seconds.write
         if self._exchange is not None:
             self._exchange.client_paused()
@@ -393,6 +424,7 @@ class ClientConnection(asyncio.Protocol):
         self._let_go()
         self._unstall()
         exchange, self._exchange = self._exchange, None
+        self._tunnel = None
         if exchange is not None:
             exchange.client_gone()
         self._shared.client_closed(self)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from llmux import logs
 from llmux.errors import (
@@ -93,6 +93,9 @@ class Exchange:
         "events",
         "keep_alive",
     )
+
+    _READERS: ClassVar[tuple[type[ResponseReader], type[ResponseReader]]] = (DecodingResponseReader, ResponseReader)
+    """What reads responses, for clients of HTTP/1.0 and of HTTP/1.1."""
 
     def __init__(self, shared: Shared, client: ClientConnection, request: Request, held: int) -> None:
         self._shared = shared
@@ -309,7 +312,7 @@ class Exchange:
         kept = self._kept
         if kept is not None:
             kept.leading = waited(self._waited)
-        reader = ResponseReader if request.http11 and kept is None else DecodingResponseReader
+        reader = self._READERS[request.http11 and kept is None]
         self._response = response = reader(to_head=request.method == b"HEAD")
         self._connection = connection
         self._state = WAITING

@@ -79,7 +79,7 @@ def find_route(request: Request, names: Names, default: str | None = None) -> Ro
     if compressed:
         raise UnsupportedEncodingError("the request's body is compressed, so no model can be read from it")
     # A page's icon, or a scanner's GET, must not wake a model that nobody asked for.
-    if default is not None and request.method not in _SAFE:
+    if default is not None and (request.method not in _SAFE or request.websocket is not None):
         return Route(default, path, NOWHERE)
     raise NoModelError
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,6 +21,16 @@ def answer_tokens(model: str, prompt: str, tokens: int) -> list[str]:
     words = [model, "heard:", *prompt.split()]
     endless = itertools.chain(words, map(str, itertools.count(1)))
     return [word if index == 0 else f" {word}" for index, word in enumerate(itertools.islice(endless, tokens))]
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """How an API writes a stream: what comes first, each piece, and what comes last."""
+
+    media_type: str
+    begin: bytes
+    piece: Callable[[str], bytes]
+    end: bytes
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -44,6 +56,11 @@ class Answer(msgspec.Struct, frozen=True):
         said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         choice = {"index": 0, **said, "finish_reason": self.finish_reason}
         return msgspec.json.encode({**self._frame(streamed=False), "choices": [choice], "usage": self.usage()})
+
+    def wording(self, *, usage: bool) -> Wording:
+        """As a stream of server-sent events; `usage` adds the one with the counts."""
+        end = self.event("", finish_reason=self.finish_reason) + (self.usage_event() if usage else b"")
+        return Wording("text/event-stream", self.event("", first=True), self.event, end + b"data: [DONE]\n\n")
 
     def event(self, text: str, *, first: bool = False, finish_reason: str | None = None) -> bytes:
         said: dict[str, Any] = {"text": text}

@@ -14,7 +14,7 @@ import msgspec
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmux.testing._answers import Answer
+from llmux.testing._answers import Answer, Wording
 from llmux.testing._listener import TRANSPORT
 
 MODEL_PATHS = "/v1/"
@@ -112,26 +112,23 @@ class Exchange:
         """Stop watching the client."""
         self._gone.cancel()
 
-    async def stream(self, answer: Answer, usage: bool) -> Response:
-        """Send `answer` as server-sent events, at the backend's pace; `usage` adds the event with the counts."""
-        head = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+    async def stream(self, answer: Answer, wording: Wording) -> Response:
+        """Send `answer` in pieces, in a `wording`, at the backend's pace."""
+        head = [(b"content-type", wording.media_type.encode()), (b"cache-control", b"no-cache")]
         await self._send({"type": "http.response.start", "status": 200, "headers": head})
-        await self._write(answer.event("", first=True))
+        if wording.begin:
+            await self._write(wording.begin)
         await self._strike(0)
         async for piece in self._paced(answer.pieces, answer.prompt_tokens):
-            await self._write(answer.event(piece))
+            await self._write(wording.piece(piece))
             self.record.tokens_sent += 1
             self.backend.notify()
             await self._strike(self.record.tokens_sent)
-        await self._write(answer.event("", finish_reason=answer.finish_reason))
-        if usage:
-            await self._write(answer.usage_event())
-        await self._write(b"data: [DONE]\n\n")
+        await self._write(wording.end)
         return _Sent()
 
-    async def whole(self, answer: Answer) -> Response:
-        """Send `answer` as one JSON object, once it is thought out."""
-        body = answer.body()
+    async def whole(self, answer: Answer, body: bytes) -> Response:
+        """Send `answer`, of which `body` is the JSON, once it is thought out."""
         fault = self._fault
         stop_at = fault.after if fault is not None else None
         async for _ in self._paced(answer.pieces[:stop_at], answer.prompt_tokens):

@@ -33,8 +33,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmux.testing import _listener
-from llmux.testing._answers import Answer, answer_text, answer_tokens, last_text
+from llmux.testing import _dialects, _listener
+from llmux.testing._answers import Answer, Wording, answer_text, answer_tokens, last_text
 from llmux.testing._exchange import (
     MODEL_PATHS,
     ClientLeftError,
@@ -229,9 +229,13 @@ class SimulatedBackend:
             Route("/v1/chat/completions", self._generate, methods=["POST"]),
             Route("/v1/completions", self._generate, methods=["POST"]),
             Route("/v1/embeddings", self._embed, methods=["POST"]),
+            Route("/chat/completions", self._generate, methods=["POST"]),
+            Route("/completions", self._generate, methods=["POST"]),
+            Route("/embeddings", self._embed, methods=["POST"]),
             Route("/v1/audio/transcriptions", self._transcribe, methods=["POST"]),
             Route("/_script", self._script, methods=["POST"]),
             Route("/_requests", self._show_requests),
+            *_dialects.routes(self),
         ]
         if sleep_mode:
             routes += [
@@ -270,8 +274,16 @@ class SimulatedBackend:
             return error_response(404, f"The model `{model}` does not exist.")
         prompt = last_text(question.get("messages")) if chat else str(question.get("prompt", ""))
         limit = question.get("max_completion_tokens") or question.get("max_tokens") or self.tokens
-        pieces = answer_tokens(model, prompt, min(int(limit), self.tokens))
-        answer = Answer(
+        answer = self.answer(model, prompt, limit, chat=chat)
+        if not question.get("stream"):
+            return await self.say(exchange, answer, answer.body())
+        usage = bool((question.get("stream_options") or {}).get("include_usage"))
+        return await self.say(exchange, answer, answer.wording(usage=usage))
+
+    def answer(self, model: str, prompt: str, limit: Any, *, chat: bool) -> Answer:
+        """What is said to `prompt`: at most `limit` tokens, if that is a number."""
+        pieces = answer_tokens(model, prompt, min(int(limit or self.tokens), self.tokens))
+        return Answer(
             serial=next(self._serial),
             chat=chat,
             model=model,
@@ -279,20 +291,19 @@ class SimulatedBackend:
             finish_reason="length" if len(pieces) < self.tokens else "stop",
             prompt_tokens=len(prompt.split()),
         )
-        async with self._places:
-            return await self._answer(exchange, answer, question)
 
-    async def _answer(self, exchange: Exchange, answer: Answer, question: dict[str, Any]) -> Response:
-        exchange.record.began = time.monotonic()
-        self.active += 1
-        self.most_active = max(self.most_active, self.active)
-        try:
-            if question.get("stream"):
-                usage = bool((question.get("stream_options") or {}).get("include_usage"))
-                return await exchange.stream(answer, usage)
-            return await exchange.whole(answer)
-        finally:
-            self.active -= 1
+    async def say(self, exchange: Exchange, answer: Answer, wording: Wording | bytes) -> Response:
+        """Say it, once there is a place in the batch: streamed in a `wording`, or whole, as these bytes of JSON."""
+        async with self._places:
+            exchange.record.began = time.monotonic()
+            self.active += 1
+            self.most_active = max(self.most_active, self.active)
+            try:
+                if isinstance(wording, bytes):
+                    return await exchange.whole(answer, wording)
+                return await exchange.stream(answer, wording)
+            finally:
+                self.active -= 1
 
     async def _embed(self, request: Request) -> Response:
         question = await request.json()

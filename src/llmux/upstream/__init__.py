@@ -5,7 +5,7 @@ clients or schedules.
 """
 
 from llmux.upstream.canary import Canary, CanaryRun
-from llmux.upstream.connection import Receiver, UpstreamConnection
+from llmux.upstream.connection import Receiver, Sender, UpstreamConnection
 from llmux.upstream.pool import Connector, Pool
 
-__all__ = ["Canary", "CanaryRun", "Connector", "Pool", "Receiver", "UpstreamConnection"]
+__all__ = ["Canary", "CanaryRun", "Connector", "Pool", "Receiver", "Sender", "UpstreamConnection"]

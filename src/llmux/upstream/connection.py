@@ -33,16 +33,37 @@ class Receiver(Protocol):
         """The connection ended before the answer did. `response.started` and `head_done` tell how far it had come."""
 
 
+class Sender(Protocol):
+    """Who writes more than a request. Called on the loop; must not raise."""
+
+    def backend_paused(self) -> None:
+        """The backend does not read as fast as it is written to."""
+
+    def backend_resumed(self) -> None:
+        """It has caught up."""
+
+
 class UpstreamConnection(asyncio.Protocol):
     """Made by its `Pool`.
 
     Attributes:
+        sender: hears when to write, if it does so by `write`.
         generation: of the pool when it was made; a connection from before a `Pool.close` is not used again.
         idle_since: when it came back to the pool, on the loop's clock.
         used: it has carried a request before the current one.
     """
 
-    __slots__ = ("_paused", "_pool", "_receiver", "_response", "_transport", "generation", "idle_since", "used")
+    __slots__ = (
+        "_paused",
+        "_pool",
+        "_receiver",
+        "_response",
+        "_transport",
+        "generation",
+        "idle_since",
+        "sender",
+        "used",
+    )
 
     def __init__(self, pool: Pool, generation: int) -> None:
         self._pool = pool
@@ -50,6 +71,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._response: ResponseReader | None = None
         self._paused = False
+        self.sender: Sender | None = None
         self.generation = generation
         self.idle_since = 0.0
         self.used = False
@@ -70,6 +92,24 @@ class UpstreamConnection(asyncio.Protocol):
             transport.write(head + body)
         else:
             transport.writelines([head, body])
+
+    def write(self, data: bytes) -> None:
+        """Send what follows the request, where its answer was a switch of protocols."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def leave(self) -> None:
+        """Close properly, if the backend has taken all that was written, else at once; the receiver hears no more."""
+        if self._transport is None or not self.flushed:
+            self.abort()
+            return
+        self._receiver = self._response = self.sender = None
+        self._transport.close()
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait for the backend to read."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     @property
     def closing(self) -> bool:
@@ -97,6 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Close at once; the receiver hears no more."""
         self._receiver = None
         self._response = None
+        self.sender = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -125,6 +166,14 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.received(body, response)
         elif response.head_done:
             receiver.received(body, response)
+
+    def pause_writing(self) -> None:
+        if self.sender is not None:
+            self.sender.backend_paused()
+
+    def resume_writing(self) -> None:
+        if self.sender is not None:
+            self.sender.backend_resumed()
 
     def eof_received(self) -> None:
         self._ended(None)

@@ -80,7 +80,7 @@ class HeadReader:
         try:
             parser.feed_data(data)
         except HttpParserUpgrade:
-            raise self._upgrade() from None
+            self._switching()
         except HttpParserError as error:
             raise self._malformed(error) from None
 
@@ -105,4 +105,5 @@ class HeadReader:
     def _malformed(self, error: HttpParserError) -> LlmuxError: ...
 
     @abstractmethod
-    def _upgrade(self) -> LlmuxError: ...
+    def _switching(self) -> None:
+        """The head asks for, or tells of, another protocol than HTTP. Unless this raises, `_end_head` is called too."""

@@ -36,6 +36,7 @@ from llmux.wire.headers import (
     connection_options,
     without,
 )
+from llmux.wire.websocket import handshake_key
 
 _CHUNK_OVERHEAD: Final = 16  # bytes of framing for each of content that are not counted
 _NOT_NOMINATED: Final = frozenset({b"close", b"keep-alive"})
@@ -59,6 +60,7 @@ class Request:
         keep_alive: whether the client wants the connection to stay open.
         framed: whether the client declared a body, be it an empty one.
         body: decoded of its transfer coding, nothing else.
+        websocket: the key of a WebSocket's handshake; None for any other request.
     """
 
     __slots__ = (
@@ -76,6 +78,7 @@ class Request:
         "method",
         "path",
         "query",
+        "websocket",
     )
 
     def __init__(self) -> None:
@@ -93,6 +96,7 @@ class Request:
         self.keep_alive = True
         self.framed = False
         self.body: bytes | bytearray = b""
+        self.websocket: bytes | None = None
 
 
 class RequestReader(HeadReader):
@@ -112,6 +116,7 @@ class RequestReader(HeadReader):
         "_max_body",
         "_max_head",
         "_overhead",
+        "_switches",
         "complete",
         "expects_continue",
         "in_body",
@@ -139,6 +144,7 @@ class RequestReader(HeadReader):
         self._chunked = False
         self._length = 0
         self._overhead = 0
+        self._switches = False
 
     @property
     def held(self) -> int:
@@ -176,13 +182,15 @@ class RequestReader(HeadReader):
     def _malformed(self, error: HttpParserError) -> BadRequestError:
         return BadRequestError(f"malformed request: {error}")
 
-    def _upgrade(self) -> NotImplementedOnWireError:
-        return NotImplementedOnWireError("CONNECT, TRACE and protocol upgrades are not supported")
+    def _switching(self) -> None:
+        self._switches = True
 
     def _end_head(self, head: bytes) -> None:
         lines = head.lstrip(b"\r\n").split(b"\r\n")
-        target = self._request_line(lines[0])
         request = self.request
+        if self._switches:
+            request.websocket = handshake_key(lines)
+        target = self._request_line(lines[0])
         kept = request.lines
         host = connection = transfer_encoding = length = None
         for line in lines[1:-2]:
@@ -233,7 +241,7 @@ class RequestReader(HeadReader):
             request.http11 = request.keep_alive = False
         request.method = parts[0]
         if request.method == b"TRACE":  # it asks to be sent back what llmux adds and strips: no model has a use for it
-            raise self._upgrade()
+            raise NotImplementedOnWireError("TRACE is not supported")
         return parts[1]
 
     def _set_target(self, target: bytes, host: bytes | None) -> None:

@@ -136,14 +136,14 @@ class ResponseReader(HeadReader):
     def _malformed(self, error: HttpParserError) -> BackendError:
         return BackendError(f"the backend's response is malformed: {error}")
 
-    def _upgrade(self) -> BackendError:
-        return BackendError("the backend switched protocols unasked")
+    def _switching(self) -> None:
+        raise BackendError("the backend switched protocols unasked")
 
     def _end_head(self, head: bytes) -> None:
         lines = head.lstrip(b"\r\n").split(b"\r\n")
         http11 = self._status_line(lines[0])
         if self.status == 101:
-            raise self._upgrade()
+            self._switching()
         if self.status < 200:  # an interim response
             self._interim += len(head)
             self._expect_head()
