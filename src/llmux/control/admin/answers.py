@@ -14,9 +14,9 @@ from llmux.telemetry.history import HookRecord, HookStarted, StateRecord, Switch
 
 class ModelView(msgspec.Struct, frozen=True):
     """A model. `wake_secs` and `sleep_secs` are moving averages, null until observed. `arrivals_per_sec` is a moving
-    average, too. `lost` is null unless the model is. `pinned`: once awake, it is not put to sleep for others. `drained`:
-    an operator wants it asleep, and its requests wait. `pinned_against`: its requests wait because there is no room for
-    it while these are pinned."""
+    average, too. `lost` is null unless the model is. `pinned`: once awake, it is not put to sleep for others.
+    `drained`: an operator wants it asleep, and its requests wait. `pinned_against`: its requests wait because there is
+    no room for it while these are pinned."""
 
     name: str
     state: ModelState
@@ -55,8 +55,8 @@ class Cost(msgspec.Struct, frozen=True, rename={"from_model": "from", "to_model"
 
 class State(msgspec.Struct, frozen=True):
     """The whole at one moment. `reasons` says why llmux is not ready, and is empty when it is. `released` is null
-    unless an operator has the devices; `holding` in it are the models that do not sleep yet, or again. `hooks` are those
-    that run, the oldest first."""
+    unless an operator has the devices; `holding` in it are the models that do not sleep yet, or again. `hooks` are
+    those that run, the oldest first."""
 
     version: str
     started: float
