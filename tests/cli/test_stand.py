@@ -47,6 +47,7 @@ def test_pin_and_drain_are_shown(box: Box) -> None:
     missing = box.run("pin", "god")
     assert missing.returncode == 1
     assert "Did you mean good?" in missing.stderr
+    assert "Did you mean slow?" in box.run("logs", "slo").stderr
 
 
 def test_a_release_in_words() -> None:
