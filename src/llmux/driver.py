@@ -552,7 +552,7 @@ class Driver:
 
     def events_of(self, request_id: int) -> int:
         """How many server-sent events the answer to a request has had so far."""
-        requester = self._requesters.get(request_id)
+        requester: object = self._requesters.get(request_id)
         return requester.events if isinstance(requester, Streaming) else 0
 
     def now(self) -> float:

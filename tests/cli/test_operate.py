@@ -100,7 +100,10 @@ def test_a_refusal_is_the_servers_own_words(box: Box) -> None:
     assert "exit code 3" in failed.stderr
     assert "llmux logs bad" in failed.stderr
     unknown = box.run("sleep", "none")
-    assert (unknown.returncode, unknown.stderr) == (1, "llmux: Model not found: none\n")
+    assert (unknown.returncode, unknown.stderr) == (
+        1,
+        "llmux: Model not found: none\nThere are: good, org/other, bad, slow, stuck\n",
+    )
     assert box.run("cancel", "99").stderr == "llmux: no request 99 waits or is served\n"
 
 
@@ -380,7 +383,10 @@ def test_logs_have_what_hooks_printed(box: Box) -> None:
     (last,) = [json.loads(line) for line in box.run("logs", "-n", "1", "--json").stdout.splitlines()]
     assert last["model"] == "bad"
     unknown = box.run("logs", "none")
-    assert (unknown.returncode, unknown.stderr) == (1, "llmux: Model not found: none\n")
+    assert (unknown.returncode, unknown.stderr) == (
+        1,
+        "llmux: Model not found: none\nThere are: good, org/other, bad, slow, stuck\n",
+    )
 
 
 def test_logs_go_on_with_what_happens(box: Box) -> None:

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import llmux.control.app
 import llmux.oversight  # noqa: F401  # the errors of both are among those that clients see
-from llmux.errors import ConfigError, LlmuxError, NotReadyError, SwitchError
+from llmux.errors import ConfigError, DrainedError, LlmuxError, NotReadyError, SwitchError
 from llmux.messages import ModelState, Refusal
 from llmux.telemetry.metrics import Metrics
 from tests.docs.documents import ROOT, code, rows
@@ -56,7 +56,7 @@ def test_refusals_are_described_with_their_metric() -> None:
     table = {code(row[0])[0]: row[3] for row in rows(OPERATIONS, "metric", "type", "labels", "meaning")}
     described = set(code(table["llmux_rejected_requests_total"])) - {"reason"}
     # No request is refused for these: unknown models never reach the scheduler, the others answer operators only.
-    assert described == set(Refusal) - {Refusal.MODEL_NOT_FOUND, Refusal.NOT_READY}
+    assert described == set(Refusal) - {Refusal.MODEL_NOT_FOUND, Refusal.NOT_READY, Refusal.DRAINED}
 
 
 def test_counted_metrics_have_the_described_labels() -> None:
@@ -121,8 +121,8 @@ def described_errors() -> dict[tuple[int, str], bool]:
 
 
 def test_errors() -> None:
-    # The first ends the start, the second answers operators, the third is only the base of others.
-    unseen = (ConfigError, NotReadyError, SwitchError)
+    # The first ends the start, two answer operators, the last is only the base of others.
+    unseen = (ConfigError, NotReadyError, DrainedError, SwitchError)
     seen = {(error.status, error.code) for error in errors() if error not in unseen}
     assert set(described_errors()) == seen
     assert all(error.status >= 500 or error.status in (404, 429) for error in errors(SwitchError))

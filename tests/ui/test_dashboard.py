@@ -166,7 +166,6 @@ def test_the_playground_streams(page: Page) -> None:
     expect(answer.locator(".said")).to_contain_text("heard: one two")
     expect(answer).to_have_attribute("aria-busy", "true")  # there is something, and not all of it
     expect(page.locator("#requests-rows tr")).to_contain_text("in flight")
-    expect(page.locator("#requests-rows td.number").last).to_have_text(re.compile(r"^\d+$"))  # events so far
     expect(answer).not_to_have_attribute("aria-busy", "true")
     expect(answer.locator("p")).to_have_text(re.compile(r"^first token after .*, 12 tokens, .* tokens/s$"))
     expect(page.locator("#requests-empty")).to_be_visible()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmux.cli.options import KeyOption, UrlOption, WhichConfigOption, model_names, server
+from llmux.cli.options import KeyOption, UrlOption, WhichConfigOption, fail, model_names, server
 
 
 def logs(
@@ -31,6 +31,12 @@ def logs(
 ) -> None:
     """Show the hooks' runs with what they printed, the newest last."""
     with server(url, admin_key, config) as llmux:
+        from llmux.cli.connection import RefusedError
+        from llmux.cli.operate import meant
         from llmux.cli.watch import show_logs
+        from llmux.hooks.output import printable
 
-        show_logs(llmux, model, follow=follow, last=last, as_json=as_json)
+        try:
+            show_logs(llmux, model, follow=follow, last=last, as_json=as_json)
+        except RefusedError as error:
+            fail(printable(f"{error}{meant(llmux, model or '', error)}"))

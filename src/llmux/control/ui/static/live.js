@@ -7,7 +7,7 @@ const PREFIX = "/admin/v1";
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15_000;
 const REQUESTS_SHOWN = 100;
-const REQUESTS_EVERY_MS = 2000;
+const REQUESTS_EVERY_MS = 1000;
 const STATE_EVERY_MS = 5000;
 const FIRST_LOOK_BACK = 3600;
 
