@@ -25,6 +25,7 @@ from llmux.errors import (
 from llmux.gateway.access import admit, answer_fields, check_model, preflight
 from llmux.gateway.keepalive import KeptStream, kept_stream
 from llmux.gateway.observer import CLIENT_GONE
+from llmux.gateway.priority import level_of
 from llmux.gateway.routing import find_route
 from llmux.gateway.shared import Shared
 from llmux.messages import Failure
@@ -74,6 +75,7 @@ class Exchange:
         "_in_body",
         "_kept",
         "_last_bytes",
+        "_level",
         "_model",
         "_path",
         "_pool",
@@ -100,6 +102,7 @@ class Exchange:
         self._state: int = ARRIVING
         self._model: str | None = None
         self._to_control = False
+        self._level = 0
         self._in_body = False
         self._path = b""
         self._pool: Pool | None = None
@@ -130,7 +133,7 @@ class Exchange:
         if self._model is None:
             self._state = GRANTED
         else:
-            self._request_id = self._shared.scheduler.arrived(self._model, self)
+            self._request_id = self._shared.scheduler.arrived(self._model, self, self._level)
         if self._state == GRANTED:
             self._forward()
         elif self._refusal is not None:
@@ -175,6 +178,7 @@ class Exchange:
             raise ModelNotFoundError(route.name)
         check_model(shared.access, request, key, model)
         self._model = model
+        self._level = level_of(request, key)
         self._in_body = route.in_body
 
     # --- Requester: what the scheduler says -----------------------------------------------------------------------
