@@ -25,7 +25,7 @@ import uvloop
 
 from llmux.addresses import BackendAddress
 from llmux.gateway import Backend, Gateway, GatewaySettings, Limit
-from llmux.messages import Failure
+from llmux.messages import Failure, Prospects
 from llmux.ports import Requester
 
 MODEL = "bench"
@@ -48,7 +48,7 @@ class Always:
     def resolve(self, name: str) -> str | None:
         return name if name == MODEL else None
 
-    def arrived(self, model: str, requester: Requester) -> int:
+    def arrived(self, model: str, requester: Requester, level: int = 0) -> int:
         requester.granted(0.0, False)
         return 1
 
@@ -62,6 +62,9 @@ class Always:
         raise AssertionError(model)
 
     def backend_moved(self, model: str) -> None:
+        raise AssertionError(model)
+
+    def prospects(self, model: str) -> Prospects:
         raise AssertionError(model)
 
 

@@ -291,10 +291,10 @@ class Driver:
     def resolve(self, name: str) -> str | None:
         return self._names.get(name)
 
-    def arrived(self, model: str, requester: Requester) -> int:
+    def arrived(self, model: str, requester: Requester, level: int = 0) -> int:
         self._next_request = request_id = self._next_request + 1
         self._requesters[request_id] = requester
-        self.dispatch(Arrived(request_id, model))
+        self.dispatch(Arrived(request_id, model, level))
         return request_id
 
     def left(self, request_id: int) -> None:

@@ -71,7 +71,7 @@ def access_of(config: Config, secrets: Secrets) -> Access:
 
 
 def _keyring(found: Iterable[FoundKey]) -> Keyring:
-    return Keyring(Key(one.name, one.digest, one.models) for one in found)
+    return Keyring(Key(one.name, one.digest, one.models, one.may_raise_priority) for one in found)
 
 
 class Keeper:

@@ -95,10 +95,12 @@ class Start(Message, frozen=True, gc=False, tag=True):
 
 
 class Arrived(Message, frozen=True, gc=False, tag=True):
-    """A whole request for `model` (a configured name, never an alias) wants to be forwarded."""
+    """A whole request for `model` (a configured name, never an alias) wants to be forwarded. `level` is 1 where it asks
+    to go before others, and -1 where it lets them."""
 
     request_id: int
     model: str
+    level: int = 0
 
 
 class Left(Message, frozen=True, gc=False, tag=True):

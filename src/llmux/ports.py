@@ -48,9 +48,9 @@ class Scheduler(Protocol):
     def resolve(self, name: str) -> str | None:
         """The configured model that `name` (a name or an alias) means, or None."""
 
-    def arrived(self, model: str, requester: Requester) -> int:
-        """Queue a whole request for `model`; returns its id. `granted` or `refused` may be called before this
-        returns, so the requester must not need the id for that."""
+    def arrived(self, model: str, requester: Requester, level: int = 0) -> int:
+        """Queue a whole request for `model`, of that priority; returns its id. `granted` or `refused` may be called
+        before this returns, so the requester must not need the id for that."""
 
     def left(self, request_id: int) -> None:
         """The client went away before the request was granted."""

@@ -31,6 +31,7 @@ def core_settings(config: Config) -> CoreSettings:
                 max_queue=model.max_queue,
                 max_in_flight=model.max_in_flight,
                 pinned=model.pinned,
+                priority=model.priority,
                 idle_sleep=config.idle_sleep(name),
             )
             for name, model in config.models.items()
@@ -42,4 +43,5 @@ def core_settings(config: Config) -> CoreSettings:
         max_queue=config.max_queue,
         alive_interval=config.alive_interval_secs,
         preload=tuple(config.preload),
+        level_seconds=config.policy.ageing_secs,
     )

@@ -199,10 +199,9 @@ scripts: {}
                 13,
                 "unknown key; known are: models, default_model, policy, host, port, api_keys, admin_keys, "
                 "forward_authorization, metrics_need_key, tls, allowed_hosts, cors, trusted_proxies, devices, "
-                "hook_timeout_secs, "
-                "drain_timeout_secs, "
+                "hook_timeout_secs, idle_sleep_secs, preload, drain_timeout_secs, "
                 "alive_interval_secs, doubt_after_failures, max_body_bytes, max_buffered_bytes, max_queue, "
-                "shutdown_grace_secs, on_exit, event_log, "
+                "waiting_keepalive_secs, shutdown_grace_secs, on_exit, event_log, "
                 "event_log_max_bytes, event_log_keep, state_dir, timeouts_secs",
             ),
         ],

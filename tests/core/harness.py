@@ -105,10 +105,10 @@ class Play:
             for run in running:
                 self.end(run, Outcome.OK if run.model in awake else Outcome.FAILED)
 
-    def arrive(self, model: str) -> int:
+    def arrive(self, model: str, level: int = 0) -> int:
         self._requests += 1
         self.waiting[self._requests] = model
-        self.send(Arrived(self._requests, model))
+        self.send(Arrived(self._requests, model, level))
         return self._requests
 
     def leave(self, request: int) -> None:

@@ -99,11 +99,11 @@ class History(RuleBasedStateMachine):
     def begun(self) -> None:
         """What a history always begins with."""
 
-    @rule(data=st.data(), count=st.integers(1, 3))
-    def arrive(self, data: st.DataObject, count: int) -> None:
+    @rule(data=st.data(), count=st.integers(1, 3), level=st.sampled_from([0, 0, 0, 1, -1]))
+    def arrive(self, data: st.DataObject, count: int, level: int) -> None:
         name = data.draw(self.models)
         for _ in range(count):
-            self.play.arrive(name)
+            self.play.arrive(name, level)
 
     @precondition(lambda self: self.play.core.probing and not self.play.hooks)
     @rule()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import anthropic
 import httpx
@@ -111,7 +112,7 @@ async def listening_in(port: int) -> AsyncIterator[tuple[str, bytearray]]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
 
 
-Say = Callable[[str], Awaitable[str]]
+Say = Callable[[str], Coroutine[Any, Any, str]]
 
 
 async def chat(url: str) -> str:

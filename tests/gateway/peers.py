@@ -206,6 +206,7 @@ class FakeScheduler:
     waiting: dict[int, Requester] = field(default_factory=dict)
     granted: dict[int, Requester] = field(default_factory=dict)
     arrivals: list[tuple[int, str]] = field(default_factory=list)
+    levels: list[int] = field(default_factory=list)
     lefts: list[int] = field(default_factory=list)
     finishes: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)  # of connections
@@ -216,8 +217,9 @@ class FakeScheduler:
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
 
-    def arrived(self, model: str, requester: Requester) -> int:
+    def arrived(self, model: str, requester: Requester, level: int = 0) -> int:
         request_id = len(self.arrivals) + 1
+        self.levels.append(level)
         self.arrivals.append((request_id, model))
         if self.refuse_with is not None:
             requester.refused(self.refuse_with)

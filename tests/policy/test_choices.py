@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from llmux.core import CoreSettings, ModelSpec
-from llmux.messages import SwitchStarted
+from llmux.messages import ModelState, SwitchStarted
 from llmux.policy import BreakEvenPolicy, DrainFirstPolicy, PriorityPolicy, RoundRobinPolicy, SwitchPolicy
 from tests.core.harness import GIB, Play
 
@@ -124,6 +124,26 @@ def test_round_robin_takes_turns_of_some_length() -> None:
     assert next_one(play) is None
     play.advance(0.2)
     assert next_one(play) == "a"  # after c, the last of the three, comes a
+
+
+def test_priority_goes_by_the_models_own_priority_and_by_its_most_urgent_request() -> None:
+    specs = (ModelSpec("a", priority=1.0), ModelSpec("b"), ModelSpec("c"))
+    play = Play(CoreSettings(models=specs), PriorityPolicy(ageing_secs=30.0))
+    play.arrive("a")
+    play.wake("a")
+    play.arrive("b")
+    play.advance(29.0)
+    assert play.state("a") is ModelState.AWAKE  # its level is 1 more
+    play.arrive("c", level=1)
+    assert play.state("a") is ModelState.DRAINING  # the request makes up for that
+    play.settle()
+    order = [started.to_model for started in play.facts(SwitchStarted) if isinstance(started, SwitchStarted)]
+    assert order == ["a", "c", "b"]
+    named = Play(CoreSettings(models=specs), PriorityPolicy(levels={"a": -1.0}, ageing_secs=30.0))
+    named.arrive("a")
+    named.wake("a")
+    named.arrive("b")
+    assert named.state("a") is ModelState.DRAINING  # what the policy is told goes before
 
 
 def test_priority_holds_the_less_important_back_until_they_have_aged() -> None:

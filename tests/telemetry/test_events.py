@@ -17,10 +17,12 @@ from llmux.messages import (
     Effect,
     Hook,
     ModelDied,
+    ModelIdle,
     ModelState,
     Outcome,
     PinChanged,
     PolicyFault,
+    PreloadSkipped,
     Refusal,
     Reject,
     Released,
@@ -50,8 +52,15 @@ def events() -> Iterator[Read]:
 
 
 FACTS: list[tuple[Effect, str, str, dict[str, Any]]] = [
-    (SwitchStarted(1, None, "a", (), ("d",)), "info", "switch_started", {"from": "idle", "to": "a"}),
-    (SwitchStarted(2, "a", "b", ("a",), ("d",)), "info", "switch_started", {"from": "a", "to": "b"}),
+    (SwitchStarted(1, None, "a", (), ("d",)), "info", "switch_started", {"from": "idle", "to": "a", "cause": "demand"}),
+    (
+        SwitchStarted(2, "a", "b", ("a",), ("d",), "preload"),
+        "info",
+        "switch_started",
+        {"from": "a", "to": "b", "cause": "preload"},
+    ),
+    (ModelIdle("a", 60.5), "info", "model_idle", {"model": "a", "idle_secs": 60.5}),
+    (PreloadSkipped("a", "no room"), "warning", "preload_skipped", {"model": "a", "error": "no room"}),
     (
         SwitchEnded(1, None, "a", "success", duration=2.5, sleep=0.0, wake=2.0, cost=2.0),
         "info",

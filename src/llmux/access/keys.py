@@ -29,11 +29,13 @@ class Key:
         name: what the log calls it.
         digest: 32 bytes.
         models: the models that it opens, by their own names; None for all of them.
+        may_raise_priority: requests with it may ask to be served before others.
     """
 
     name: str
     digest: bytes = field(repr=False)
     models: frozenset[str] | None = None
+    may_raise_priority: bool = True
 
     def opens(self, model: str) -> bool:
         """May whoever has this key use `model`?"""

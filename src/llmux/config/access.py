@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr, StrictBool, field_validator, model_validator
 
 from llmux.config.fields import FileName, Name, Section, without_default
 
@@ -98,6 +98,12 @@ class KeyConfig(AdminKeyConfig):
         "and ? for one character. Default: all.",
         examples=[["small", "qwen-*"]],
         json_schema_extra=without_default,
+    )
+
+    may_raise_priority: StrictBool = Field(
+        default=True,
+        description="Whether requests with this key may ask to be served before others (`x-llmux-priority: priority`, "
+        "`service_tier: priority`). If not, they wait like all others; `flex` is open to all. Default: true.",
     )
 
 

@@ -35,6 +35,7 @@ from llmux.config.fields import (
     Name,
     Needs,
     NetworkName,
+    Number,
     Script,
     Section,
     Size,
@@ -144,6 +145,12 @@ class ModelConfig(Section):
         "it is pinned. 0 = never. Default: as at the top level.",
         examples=[1800],
         json_schema_extra=without_default,
+    )
+    priority: Number = Field(
+        default=0.0,
+        description="How important the model is to the policy `priority`: higher ones go first. `policy.levels` goes "
+        "before it. Default: 0.",
+        examples=[2],
     )
     hook_timeout_secs: ModelHookTimeouts | None = Field(
         default=None,

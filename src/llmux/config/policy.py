@@ -98,8 +98,8 @@ class PolicyConfig(Section):
     )
     levels: dict[Name, Number] = Field(
         default={},
-        description="Option of priority: the level of each model, higher ones first; 0 for models that are not named. "
-        "Default: none.",
+        description="Option of priority: the level of each model, higher ones first; a model that is not named has its "
+        "own `priority`. Default: none.",
         examples=[{"llama": 2}],
     )
     ageing_secs: Limit = Field(

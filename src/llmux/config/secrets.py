@@ -25,11 +25,13 @@ SHORT_KEY = 16
 
 @dataclass(frozen=True, slots=True)
 class FoundKey:
-    """A key, by the SHA-256 digest of its bytes. `models` are the names of those that it opens; None: all."""
+    """A key, by the SHA-256 digest of its bytes. `models` are the names of those that it opens; None: all.
+    `may_raise_priority` says whether requests with it may ask to go before others."""
 
     name: str
     digest: bytes = field(repr=False)
     models: frozenset[str] | None = None
+    may_raise_priority: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ def read_secrets(config: Config) -> Secrets:
             else:
                 owners[digest] = f"{section}.{name}"
                 models = opened(source.models, config) if isinstance(source, KeyConfig) else None
-                found[section].append(FoundKey(name, digest, models))
+                may_raise_priority = not isinstance(source, KeyConfig) or source.may_raise_priority
+                found[section].append(FoundKey(name, digest, models, may_raise_priority))
     return Secrets(tuple(found["api_keys"]), tuple(found["admin_keys"]), tuple(faults), tuple(warnings))
 
 

@@ -196,7 +196,7 @@ class Core:
             return
         timeout = self.settings.request_timeout
         deadline = None if timeout is None else now + timeout
-        ledger.enqueue(Request(event.request_id, model, now, deadline))
+        ledger.enqueue(Request(event.request_id, model, now, deadline, None, event.level))
         if deadline is not None and "wait" not in ledger.timers:
             ledger.set_timer("wait", deadline)
 

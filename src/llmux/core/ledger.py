@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from llmux.core.demand import ArrivalRate
 from llmux.core.lifecycle import Step, after
 from llmux.core.settings import CoreSettings, ModelSpec, Placement
+from llmux.core.waiting import Waiters
 from llmux.costs import SwitchCostTracker
 from llmux.messages import (
     AbortRequests,
@@ -70,6 +71,7 @@ class Request:
     arrived: float
     deadline: float | None
     granted_at: float | None = None
+    level: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -115,7 +117,7 @@ class Model:
     placed: bool = True  # False: it was found alive, and which of its placements it has is not known
     found: bool = False  # it answered its alive hook when llmux started and was not woken by llmux since
     switch: Switch | None = None  # the switch it is victim or target of
-    waiters: dict[int, Request] = field(default_factory=dict)
+    waiters: Waiters = field(default_factory=Waiters)
     granted: dict[int, Request] = field(default_factory=dict)
     operators: list[int] = field(default_factory=list)  # commands that wait for it to be awake
     sleep_operators: list[int] = field(default_factory=list)  # commands that wait for it to be asleep
@@ -166,6 +168,14 @@ class Model:
         for request in self.waiters.values():
             return request.arrived
         return None
+
+    @property
+    def priority(self) -> float:
+        return self.spec.priority
+
+    @property
+    def urgency(self) -> int:
+        return self.waiters.highest
 
     @property
     def in_flight(self) -> int:
@@ -344,7 +354,7 @@ class Ledger:
     def enqueue(self, request: Request) -> None:
         model = request.model
         self.requests[request.request_id] = request
-        model.waiters[request.request_id] = request
+        model.waiters.add(request)
         model.arrived_sum += request.arrived
         self.queued += 1
         if model.name not in self.waiting_models:
@@ -354,7 +364,7 @@ class Ledger:
         """Take a waiter out of its queue, and out of the books."""
         model = request.model
         del self.requests[request.request_id]
-        del model.waiters[request.request_id]
+        model.waiters.remove(request)
         model.arrived_sum -= request.arrived
         self.queued -= 1
         if not model.waiters:
@@ -368,21 +378,21 @@ class Ledger:
             self.out.append(AbortRequests(model.name, tuple(model.granted), reason))
 
     def release(self, model: Model, now: float) -> None:
-        """Grant what waits for `model`, which is awake, oldest first: all of it, or as much as there is room for;
-        nothing while it is closed. O(granted)."""
+        """Grant what waits for `model`, which is awake, in the order of turns: all of it, or as much as there is room
+        for; nothing while it is closed. O(granted)."""
         if not model.waiters or model.closed:
             return
         most = model.spec.max_in_flight
         if most is not None and len(model.waiters) > most - len(model.granted):
             while not model.full:
-                self._admit(next(iter(model.waiters.values())), now)
+                self._admit(model.waiters.first(self.settings.level_seconds), now)
             return
         self.queued -= len(model.waiters)
         del self.waiting_models[model.name]
-        waiters, model.waiters = model.waiters, {}
+        waiters, model.waiters = model.waiters, Waiters()
         model.arrived_sum = 0.0
         model.last_used = now
-        for request in waiters.values():
+        for request in waiters.in_order(self.settings.level_seconds):
             self._grant(request, now)
 
     def _admit(self, request: Request, now: float) -> None:
@@ -413,7 +423,7 @@ class Ledger:
         if model.waiters:
             self.queued -= len(model.waiters)
             del self.waiting_models[model.name]
-            waiters, model.waiters = model.waiters, {}
+            waiters, model.waiters = model.waiters, Waiters()
             model.arrived_sum = 0.0
             for request_id, request in waiters.items():
                 del self.requests[request_id]

@@ -40,7 +40,8 @@ def outlook(ledger: Ledger, model: Model, now: float) -> float:
 
 def prospects(ledger: Ledger, model: Model, now: float) -> Prospects:
     """Where those who wait for `model` stand. O(those, and what `outlook` looks at)."""
-    places = {request_id: ahead for ahead, request_id in enumerate(model.waiters)}
+    in_order = model.waiters.in_order(ledger.settings.level_seconds)
+    places = {request.request_id: ahead for ahead, request in enumerate(in_order)}
     most = model.spec.max_in_flight
     if most is None:
         return Prospects(places, outlook(ledger, model, now))

@@ -30,6 +30,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
         max_queue: so many requests may wait for it at a time; None for no limit of its own.
         max_in_flight: so many may be granted at a time; None for no limit.
         pinned: once awake, it is nobody's victim.
+        priority: for policies that go by it; higher is more important.
         idle_sleep: with nothing in flight and nobody waiting for so many seconds, it is put to sleep; 0 for never.
     """
 
@@ -48,6 +49,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     max_in_flight: int | None = None
     pinned: bool = False
     idle_sleep: float = 0.0
+    priority: float = 0.0
 
     @property
     def everywhere(self) -> tuple[str, ...]:
@@ -89,6 +91,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
         backoff_hold: a request that arrives while its model backs off waits, if no more than this is left of it.
         stable_after: a model that dies after having been awake this long is woken again at once.
         lost_check_base, lost_check_cap: time between two looks at a lost model (doubled each time), and its limit.
+        level_seconds: what a request's level is worth, against others for its model, in seconds of waiting.
         preload: models that are woken at the start, in this order, as far as there is room.
         probe_parallel: how many alive hooks run at a time when llmux starts.
     """
@@ -113,6 +116,7 @@ class CoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     lost_check_cap: float = 300.0
     probe_parallel: int = 8
     preload: tuple[str, ...] = ()
+    level_seconds: float = 30.0
 
 
 class PolicyNote(msgspec.Struct, frozen=True):

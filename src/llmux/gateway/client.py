@@ -274,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
                 return
             data = self._backlog
             self._keep(b"")
-            self._resume_reading()
+            self.resume_reading()
             self._consume(data)
 
     def _wait(self) -> None:

@@ -25,6 +25,7 @@ from llmux.errors import (
 from llmux.gateway.access import admit, answer_fields, check_model, preflight
 from llmux.gateway.keepalive import KeptStream, kept_stream
 from llmux.gateway.observer import CLIENT_GONE
+from llmux.gateway.priority import level_of
 from llmux.gateway.rewriting import rename, shape
 from llmux.gateway.routing import NOWHERE, Route, find_route, resolve
 from llmux.gateway.shared import Shared
@@ -73,9 +74,9 @@ class Exchange:
         "_first_byte",
         "_granted",
         "_held",
-        "_in_body",
         "_kept",
         "_last_bytes",
+        "_level",
         "_model",
         "_path",
         "_pool",
@@ -107,6 +108,7 @@ class Exchange:
         self._model: str | None = None
         self._to_control = False
         self._asked: Route | None = None
+        self._level = 0
         self._path = b""
         self._pool: Pool | None = None
         self._request_id = -1
@@ -137,7 +139,7 @@ class Exchange:
         if self._model is None:
             self._state = GRANTED
         else:
-            self._request_id = self._shared.scheduler.arrived(self._model, self)
+            self._request_id = self._shared.scheduler.arrived(self._model, self, self._level)
         if self._state == GRANTED:
             self._forward()
         elif self._refusal is not None:
@@ -182,6 +184,7 @@ class Exchange:
             raise ModelNotFoundError(route.name)
         check_model(shared.access, request, key, model)
         self._model = model
+        self._level = level_of(request, key)
         backend = shared.backends[model]
         if backend.params is not None or route.named == NOWHERE:
             size = len(request.body)

@@ -97,6 +97,17 @@ class ModelView(Protocol):
         """Seconds from the grant of a request to its end, a moving average; None until one has ended."""
         ...
 
+    @property
+    def priority(self) -> float:
+        """How important the configuration says that it is; 0 unless it says so."""
+        ...
+
+    @property
+    def urgency(self) -> int:
+        """The highest level of the requests that wait for it: 1 where one asks to go before others, -1 where all of
+        them let others go first, else 0."""
+        ...
+
     def accumulated_wait(self, now: float) -> float:
         """Seconds that those who wait for it have waited, summed over all of them."""
         ...

@@ -70,8 +70,9 @@ class BoundedPolicy:
 
     name = "bounded"
 
-    #: Whether `choose` depends on nothing but the models' states, since when somebody waits for each, whether victims
-    #: are idle, and costs. If so, its last answer holds until its time has come or one of these is different.
+    #: Whether `choose` depends on nothing but the models' states, since when somebody waits for each and how urgent
+    #: that is, whether victims are idle, and costs. If so, its last answer holds until its time has come or one of
+    #: these is different.
     steady = False
 
     def __init__(self, max_wait_secs: float | None = None) -> None:
@@ -154,7 +155,7 @@ def _situation(view: View, waiting: Sequence[ModelView]) -> object:
     states = [(model.state, model.awake_since, model.in_flight > 0) for model in view.models()]
     if sum([awake_since is not None for _, awake_since, _ in states]) > 1:
         return None
-    return states, [(model.name, waiting_since(model)) for model in waiting]
+    return states, [(model.name, waiting_since(model), model.urgency) for model in waiting]
 
 
 def service_time(model: ModelView) -> float:

@@ -9,13 +9,15 @@ from llmux.policy.bounded import BoundedPolicy, Candidate
 
 
 class PriorityPolicy(BoundedPolicy):
-    """A model has a level; its oldest waiter raises it by one for every `ageing_secs` of waiting. An awake model with
-    requests in flight gives way to one that has reached its own level, an idle one to anybody. Next is the highest,
-    among equals the one that has waited longest.
+    """A model has a level, and while requests wait for it, that of the most urgent one is added; its oldest waiter
+    raises it by one for every `ageing_secs` of waiting. An awake model with requests in flight gives way to one that
+    has reached its own level, an idle one to anybody. Next is the highest, among equals the one that has waited
+    longest.
 
     Args:
         max_wait_secs: see `llmux.policy.bounded`.
-        levels: per model; higher is more important, and models that are not named have 0.
+        levels: per model; higher is more important. Models that are not named have the `priority` of their own, 0 by
+            default.
         ageing_secs: seconds of waiting that are worth one level.
 
     Raises:
@@ -59,8 +61,8 @@ class PriorityPolicy(BoundedPolicy):
         return recheck
 
     def _level(self, model: ModelView) -> float:
-        return self.levels.get(model.name, 0.0)
+        return self.levels.get(model.name, model.priority)
 
     def _reaches(self, model: ModelView, level: float) -> float:
         """When a waiting model reaches `level`; the earlier that is, the higher it is now."""
-        return waiting_since(model) + (level - self._level(model)) * self.ageing_secs
+        return waiting_since(model) + (level - self._level(model) - model.urgency) * self.ageing_secs

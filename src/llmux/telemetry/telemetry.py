@@ -254,7 +254,7 @@ class Telemetry:
             log.debug("state_changed", **fields)
 
     def _switch_started(self, effect: SwitchStarted) -> None:
-        log.info("switch_started", **{"from": effect.from_model or IDLE, "to": effect.to_model})
+        log.info("switch_started", **{"from": effect.from_model or IDLE, "to": effect.to_model, "cause": effect.cause})
 
     def _switch_drained(self, effect: SwitchDrained) -> None:
         self._metrics.drain_seconds.of(effect.from_model, effect.to_model).observe(effect.duration)

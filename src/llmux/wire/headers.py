@@ -21,6 +21,7 @@ CONTENT_TYPE: Final = 7  # forwarded too
 CONTENT_ENCODING: Final = 8  # forwarded too
 CREDENTIAL: Final = 9  # forwarded too, unless it was llmux that wanted it
 BROWSER: Final = 10  # forwarded too
+PRIORITY: Final = 12  # llmux's own
 FORWARDED: Final = 11  # X-Forwarded-*: dropped, unless a trusted proxy has sent it
 
 _BOTH_WAYS: Final = {
@@ -43,6 +44,7 @@ _REQUEST: Final = _BOTH_WAYS | {
     b"forwarded": DROP,
     b"authorization": CREDENTIAL,
     b"x-api-key": CREDENTIAL,
+    b"x-llmux-priority": PRIORITY,
     b"origin": BROWSER,
     b"sec-fetch-site": BROWSER,
     b"sec-fetch-mode": BROWSER,

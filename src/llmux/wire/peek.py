@@ -35,8 +35,13 @@ class _Stream(msgspec.Struct):
     stream: msgspec.Raw = msgspec.Raw()
 
 
+class _Tier(msgspec.Struct):
+    service_tier: str | None = None
+
+
 _PEEK = msgspec.json.Decoder(_Peek)
 _STREAM = msgspec.json.Decoder(_Stream)
+_TIER = msgspec.json.Decoder(_Tier)
 _STRING = msgspec.json.Decoder(str)
 # Numbers are kept as text: an int of 5,000 digits costs nothing and cannot raise.
 _VALUES = json.JSONDecoder(parse_int=str, parse_float=str)
@@ -87,6 +92,16 @@ def wants_stream(body: bytes | bytearray) -> bool:
         return bytes(_STREAM.decode(body).stream) == b"true"
     except (msgspec.DecodeError, RecursionError):
         return False
+
+
+def service_tier(body: bytes | bytearray) -> str | None:
+    """The ``service_tier`` of `body`, if it is a JSON object that has one. Where it has none, this costs a search."""
+    if b'"service_tier"' not in body:
+        return None
+    try:
+        return _TIER.decode(body).service_tier
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def with_model(content_type: bytes | None, body: bytes | bytearray, model: str) -> bytes:

@@ -31,6 +31,7 @@ from llmux.wire.headers import (
     FORWARD,
     FORWARDED,
     HOST,
+    PRIORITY,
     REQUEST_FIELDS,
     TRANSFER_ENCODING,
     connection_options,
@@ -55,6 +56,7 @@ class Request:
         credentials: those of them that may show a key.
         browser: those of them that only browsers send.
         host: what the client asked for: the authority of an absolute target, else the Host field.
+        priority: the value of ``x-llmux-priority``, if it is there; not among `lines`.
         forwarded: the client's X-Forwarded-* fields, each ``name: value``; not among `lines`.
         http11: whether the client speaks HTTP/1.1, else 1.0.
         keep_alive: whether the client wants the connection to stay open.
@@ -77,6 +79,7 @@ class Request:
         "lines",
         "method",
         "path",
+        "priority",
         "query",
         "websocket",
     )
@@ -90,6 +93,7 @@ class Request:
         self.browser: tuple[bytes, ...] = ()
         self.host = b""
         self.forwarded: tuple[bytes, ...] = ()
+        self.priority: bytes | None = None
         self.content_type: bytes | None = None
         self.content_encoding: bytes | None = None
         self.http11 = True
@@ -220,6 +224,8 @@ class RequestReader(HeadReader):
                 kept.append(line)
             elif kind == EXPECT:  # to be ignored if HTTP/1.0 says it (RFC 9110, section 10.1.1)
                 self.expects_continue = request.http11 and value.strip().lower() == b"100-continue"
+            elif kind == PRIORITY:
+                request.priority = _once(request.priority, value)
             elif kind == FORWARDED:
                 request.forwarded += (line,)
         self._set_target(target, host)

@@ -48,9 +48,9 @@ def dialect_of(path: bytes) -> Dialect | None:
 
 def still_waiting(model: str, ahead: int, seconds: float) -> bytes:
     """A comment: how many requests for `model` will be served before this one, and in about how many seconds it will be
-    its turn; 0: that time has come already."""
-    when = f"about {_rounded(seconds)}" if seconds > 0 else "longer than expected"
-    return f": waiting for {printable(model, 200)}, {ahead} ahead, {when}\n\n".encode()
+    its turn; 0: nobody can tell, since it should have been already."""
+    when = f", about {_rounded(seconds)}" if seconds > 0 else ""
+    return f": waiting for {printable(model, 200)}, {ahead} ahead{when}\n\n".encode()
 
 
 def waited(fields: bytes) -> bytes:
