@@ -95,7 +95,10 @@ async def _run() -> dict[str, set[str]]:
             {"models": {"a": hooks, "b": hooks, "broken": hooks | {"wake": "exit 1", "alive": "exit 1"}}, "port": 0}
         )
         app, _switcher = await build_app(config)
-        async with app.serving() as (host, listening), httpx.AsyncClient(base_url=f"http://{host}:{listening}") as client:
+        async with (
+            app.serving() as (host, listening),
+            httpx.AsyncClient(base_url=f"http://{host}:{listening}") as client,
+        ):
             for model, stream in (("a", False), ("b", True), ("a", True), ("broken", False), ("nobody", False)):
                 question = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}
                 answer = await client.post("/v1/chat/completions", json=question, timeout=60)

@@ -26,6 +26,7 @@ from llmux.gateway.access import admit, answer_fields, check_model, preflight
 from llmux.gateway.observer import CLIENT_GONE
 from llmux.gateway.routing import find_route
 from llmux.gateway.shared import Shared
+from llmux.gateway.usage import TAIL_BYTES, used_tokens
 from llmux.messages import Failure
 from llmux.upstream import Pool, UpstreamConnection
 from llmux.wire.errors import sse_error
@@ -71,7 +72,6 @@ class Exchange:
         "_granted",
         "_held",
         "_in_body",
-        "_last_bytes",
         "_model",
         "_path",
         "_pool",
@@ -84,6 +84,7 @@ class Exchange:
         "_started",
         "_state",
         "_status",
+        "_tail",
         "_to_control",
         "keep_alive",
     )
@@ -109,7 +110,7 @@ class Exchange:
         self._replayed = False
         self._status = 0
         self._first_byte = 0.0
-        self._last_bytes = b""
+        self._tail = b""  # the last of what was relayed so far
         self._cors: bytes | None = None  # header lines for the page that sent this, if a page did
         self.keep_alive = False
 
@@ -297,13 +298,20 @@ class Exchange:
                 self._judge(self._status)
             if data:
                 client.write(data)
+            if self._model is not None and self._status < 400:
+                self._count_tokens(self._model, data)
             self._complete()
         elif data:
-            if response.event_stream:
-                self._last_bytes = data[-4:]
+            self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
             if not client.write_paused:
                 client.deadline = now + self._shared.seconds.between_bytes
             client.write(data)
+
+    def _count_tokens(self, model: str, last: bytes) -> None:
+        """All of the response has been handed on; `last` was the last of it."""
+        tokens = used_tokens(self._tail + last if self._tail else last)
+        if tokens is not None:
+            self._shared.observer.tokens_used(model, *tokens)
 
     def _judge(self, status: int) -> None:
         """Take note of how the backend answered. A client's own error (4xx) says nothing about the backend, and neither
@@ -412,16 +420,17 @@ class Exchange:
         """
         self._log("cut", error)
         response, client = self._response, self._client
+        last_bytes = self._tail[-4:]
         told = (
             response is not None
             and response.event_stream
             and self._request.http11
             and not client.write_paused
-            and response.between_chunks(self._last_bytes)
+            and response.between_chunks(last_bytes)
         )
         if told:
             event = sse_error(error)
-            if self._last_bytes != b"\n\n\r\n":
+            if last_bytes != b"\n\n\r\n":
                 event = b"\n\n" + event  # an unfinished event must not swallow this one
             client.write(b"%x\r\n%b\r\n" % (len(event), event))
             client.close()

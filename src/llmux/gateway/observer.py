@@ -31,5 +31,8 @@ class Observer(Protocol):
         """A request is over. `model` is a configured name, or None if the request was for none of them; `status` is
         what its client was sent, or `CLIENT_GONE`. Called once per request, when its last byte has left."""
 
+    def tokens_used(self, model: str, prompt: int, answer: int) -> None:
+        """A response of `model` is complete, and said that it took so many tokens. Called before `request_done`."""
+
     def limit_hit(self, limit: Limit) -> None:
         """A limit was reached. `request_done` is called too, where a request was answered because of it."""

@@ -78,6 +78,8 @@ class Metrics:
         self.deaths = Counters(
             "llmux_model_deaths", "Awake models found dead, or taken out because their backends failed.", ("model",)
         )
+        # The values of `type` are those of OpenTelemetry's gen_ai.token.type.
+        self.tokens = Counters("llmux_tokens", "Tokens that answers said they took.", ("model", "type"))
         self.limit_hits = Counters(
             "llmux_limit_hits", "Requests and clients turned away or ended because a limit was reached.", ("limit",)
         )
@@ -98,6 +100,8 @@ class Metrics:
         self.queue_wait_seconds.of(model)
         self.aborted.increase(model, by=0)
         self.deaths.increase(model, by=0)
+        for kind in ("input", "output"):
+            self.tokens.increase(model, kind, by=0)
         for hook in Hook:
             self.hook_failures.increase(model, hook, by=0)
 
