@@ -59,10 +59,12 @@ async def counted(port: int, ask: Callable[[httpx.AsyncClient], Awaitable[None]]
     """What the metrics say after `ask` was served by the backend at `port`."""
     model = {"port": port, "wake": "true", "sleep": "true", "alive": "true"}
     app, _ = await build_app(Config.model_validate({"models": {"m": model}}))
-    async with app.serving(port=0) as (host, listening):
-        async with httpx.AsyncClient(base_url=f"http://{host}:{listening}", timeout=30) as client:
-            await ask(client)
-            lines = (await client.get("/metrics")).text.splitlines()
+    async with (
+        app.serving(port=0) as (host, listening),
+        httpx.AsyncClient(base_url=f"http://{host}:{listening}", timeout=30) as client,
+    ):
+        await ask(client)
+        lines = (await client.get("/metrics")).text.splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("llmux_tokens_total"))
     return tuple(float(values[f'llmux_tokens_total{{model="m",type="{kind}"}}']) for kind in ("input", "output"))  # type: ignore[return-value]  # two of them
 
@@ -86,7 +88,7 @@ async def test_answers_whole_and_streamed_are_counted() -> None:
     async with SimulatedBackend("m", tokens=5, tokens_per_second=1e6).serving() as (_, port):
         found = await counted(port, ask)
     assert len(told) == 2
-    assert found == (sum(one["prompt_tokens"] for one in told), sum(one["completion_tokens"] for one in told))
+    assert list(found) == [sum(one[kind] for one in told) for kind in ("prompt_tokens", "completion_tokens")]
     assert found[1] == 10
 
 
@@ -108,7 +110,8 @@ async def answering(pieces: list[bytes], head: bytes) -> Counted:
         answer = await client.post("/v1/chat/completions", json=chat())
         assert answer.status_code in (200, 400)
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
         return await counted(server.sockets[0].getsockname()[1], ask)
 
 

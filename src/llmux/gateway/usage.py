@@ -1,8 +1,8 @@
 """How many tokens a response says that it took: the `usage` at the end of what backends answer.
 
 Pure. It is looked for in the last bytes of a response that has been handed on already, so no client waits for it. What
-it cannot read for certain (compressed bodies, a `usage` that a chunk boundary cuts, one that is further from the end) is
-not counted: the figures may be too low, never too high.
+it cannot read for certain (compressed bodies, a `usage` that a chunk boundary cuts, one that is further from the end)
+is not counted: the figures may be too low, never too high.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _decode = json.JSONDecoder().raw_decode
 def used_tokens(tail: bytes) -> tuple[int, int] | None:
     """Tokens of the prompt and of the answer, from the last `usage` object in `tail`; None where there is none.
 
-    Understands OpenAI's names (``prompt_tokens``, ``completion_tokens``), which the APIs for embeddings and rerank share,
+    Understands OpenAI's names (``prompt_tokens``, ``completion_tokens``), which APIs for embeddings and rerank share,
     and those of its responses API and of Anthropic (``input_tokens``, ``output_tokens``).
     """
     tail = tail[-2 * TAIL_BYTES :]
