@@ -131,7 +131,7 @@ def test_a_query_for_what_is_not_there_would_be_found(exposed: dict[str, set[str
 
 
 def test_values_of_labels_are_those_that_there_are() -> None:
-    known = {"state": set(ModelState), "hook": set(Hook), "reason": set(Refusal)}
+    known: dict[str, set[str]] = {"state": set(ModelState), "hook": set(Hook), "reason": set(Refusal)}
     met = set()
     for where, query in queries():
         for _, labels in selectors(query):
