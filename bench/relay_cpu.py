@@ -75,6 +75,9 @@ class Silent:
     def request_done(self, model: str | None, status: int, seconds_to_first_byte: float) -> None:
         pass
 
+    def tokens_used(self, model: str, prompt: int, answer: int) -> None:
+        pass
+
     def limit_hit(self, limit: Limit) -> None:
         pass
 

@@ -58,7 +58,8 @@ async def test_quick_start(tmp_path: Path, free_ports: tuple[int, int]) -> None:
         assert await server.stop() == 0
     for name, port in zip(("llama", "mistral"), free_ports, strict=True):
         hook = environment | {"LLMUX_MODEL": name, "LLMUX_PORT": str(port)}
-        subprocess.run(["./toy.sh", "sleep"], cwd=tmp_path, env=hook, check=True, timeout=60)
+        (tmp_path / "stop.sh").write_text("./toy.sh sleep")
+        await asyncio.to_thread(run, "stop.sh", tmp_path, hook)
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,7 @@ class FakeObserver:
     waits: list[tuple[str, float]] = field(default_factory=list)
     done: list[tuple[str | None, int]] = field(default_factory=list)
     limits: list[Limit] = field(default_factory=list)
+    tokens: list[tuple[str, int, int]] = field(default_factory=list)
 
     def queue_waited(self, model: str, seconds: float) -> None:
         self.waits.append((model, seconds))
@@ -280,6 +281,9 @@ class FakeObserver:
     def request_done(self, model: str | None, status: int, seconds_to_first_byte: float) -> None:
         assert seconds_to_first_byte >= 0
         self.done.append((model, status))
+
+    def tokens_used(self, model: str, prompt: int, answer: int) -> None:
+        self.tokens.append((model, prompt, answer))
 
     def limit_hit(self, limit: Limit) -> None:
         self.limits.append(limit)

@@ -29,6 +29,7 @@ from llmux.gateway.priority import level_of
 from llmux.gateway.rewriting import rename, shape
 from llmux.gateway.routing import NOWHERE, Route, find_route, resolve
 from llmux.gateway.shared import Shared
+from llmux.gateway.usage import TAIL_BYTES, used_tokens
 from llmux.messages import Failure
 from llmux.upstream import Pool, UpstreamConnection
 from llmux.wire.headers import without_cors
@@ -75,7 +76,6 @@ class Exchange:
         "_granted",
         "_held",
         "_kept",
-        "_last_bytes",
         "_level",
         "_model",
         "_path",
@@ -89,6 +89,7 @@ class Exchange:
         "_started",
         "_state",
         "_status",
+        "_tail",
         "_to_control",
         "_waited",
         "events",
@@ -120,7 +121,7 @@ class Exchange:
         self._replayed = False
         self._status = 0
         self._first_byte = 0.0
-        self._last_bytes = b""
+        self._tail = b""  # the last of what was relayed so far
         self._cors: bytes | None = None  # header lines for the page that sent this, if a page did
         self._waited = b""  # header lines that tell how long it has waited, if it has
         self._kept: KeptStream | None = None  # the response, if it began while the request waited
@@ -364,10 +365,12 @@ class Exchange:
                 self._judge(self._status)
             if data:
                 client.write(data)
+            if self._model is not None and self._status < 400:
+                self._count_tokens(self._model, data)
             self._complete()
         elif data:
+            self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
             if response.event_stream:
-                self._last_bytes = data[-4:]
                 self.events += data.count(b"data:")
             if not client.write_paused:
                 client.deadline = now + self._shared.seconds.between_bytes
@@ -383,6 +386,12 @@ class Exchange:
         self._drop_backend()
         self._judge(response.status)
         self._end_kept(kept, *kept.failure(response))
+
+    def _count_tokens(self, model: str, last: bytes) -> None:
+        """All of the response has been handed on; `last` was the last of it."""
+        tokens = used_tokens(self._tail + last if self._tail else last)
+        if tokens is not None:
+            self._shared.observer.tokens_used(model, *tokens)
 
     def _judge(self, status: int) -> None:
         """Take note of how the backend answered. A client's own error (4xx) says nothing about the backend, and neither
@@ -516,16 +525,17 @@ class Exchange:
                 client.close()
             self._finish(tell_client=False)
             return
+        last_bytes = self._tail[-4:]
         told = (
             response is not None
             and response.event_stream
             and self._request.http11
             and not client.write_paused
-            and response.between_chunks(self._last_bytes)
+            and response.between_chunks(last_bytes)
         )
         if told:
             event = sse_error(error, dialect)
-            if self._last_bytes != b"\n\n\r\n":
+            if last_bytes != b"\n\n\r\n":
                 event = b"\n\n" + event  # an unfinished event must not swallow this one
             client.write(b"%x\r\n%b\r\n" % (len(event), event))
             client.close()

@@ -32,5 +32,8 @@ class Observer(Protocol):
         what its client was sent, or would have been, had it not had the head of a stream already; or `CLIENT_GONE`.
         Called once per request, when its last byte has left."""
 
+    def tokens_used(self, model: str, prompt: int, answer: int) -> None:
+        """A response of `model` is complete, and said that it took so many tokens. Called before `request_done`."""
+
     def limit_hit(self, limit: Limit) -> None:
         """A limit was reached. `request_done` is called too, where a request was answered because of it."""

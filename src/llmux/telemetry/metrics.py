@@ -81,6 +81,8 @@ class Metrics:
         self.idle_sleeps = Counters(
             "llmux_idle_sleeps", "Models put to sleep because nobody had asked for them.", ("model",)
         )
+        # The values of `type` are those of OpenTelemetry's gen_ai.token.type.
+        self.tokens = Counters("llmux_tokens", "Tokens that answers said they took.", ("model", "type"))
         self.limit_hits = Counters(
             "llmux_limit_hits", "Requests and clients turned away or ended because a limit was reached.", ("limit",)
         )
@@ -102,6 +104,8 @@ class Metrics:
         self.aborted.increase(model, by=0)
         self.deaths.increase(model, by=0)
         self.idle_sleeps.increase(model, by=0)
+        for kind in ("input", "output"):
+            self.tokens.increase(model, kind, by=0)
         for hook in Hook:
             self.hook_failures.increase(model, hook, by=0)
 

@@ -145,6 +145,12 @@ class Telemetry:
         """A request for `model`, a configured name, was granted `seconds` after it arrived."""
         self._waits[model].observe(seconds)
 
+    def tokens_used(self, model: str, prompt: int, answer: int) -> None:
+        """A response of `model`, a configured name or one that was, has taken so many tokens."""
+        if model in self._models:
+            self._metrics.tokens.increase(model, "input", by=prompt)
+            self._metrics.tokens.increase(model, "output", by=answer)
+
     def limit_hit(self, limit: str) -> None:
         """A limit of the gateway was reached; `limit` is one of the names that it was made with."""
         self._metrics.limit_hits.increase(limit)
