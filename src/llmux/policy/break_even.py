@@ -109,7 +109,7 @@ class BreakEvenPolicy(BoundedPolicy):
         staying: set[str] = set()
         recheck = float("inf")
         for candidate, its_absences in zip(candidates, absences, strict=True):
-            if staying and any([victim.name in staying for victim in candidate.victims]):
+            if staying and any(victim.name in staying for victim in candidate.victims):
                 continue  # it stays for the best of those that want its room, so also for the others
             for victim, absence in zip(candidate.victims, its_absences, strict=True):
                 again = self._stays(view, victim, candidate.model, absence, kept_out[victim.name], now)
