@@ -16,7 +16,7 @@ import pytest
 
 from llmux import Config, ModelConfig, build_app
 from llmux.errors import DeviceLostError
-from llmux.messages import HookEnded, ModelState, RunHook
+from llmux.messages import HookEnded, ModelDied, ModelState, Outcome, RunHook
 from llmux.switcher import Switcher
 from llmux.testing import Fault, SimulatedBackend
 from tests.e2e.conftest import DEADLINE
@@ -76,7 +76,7 @@ async def world(
                 for key, value in plain.items()
             }
             made[name] = ModelConfig(**noted)
-        app, switcher = await build_app(Config(models=made, alive_interval_secs=0, **config))
+        app, switcher = await build_app(Config(models=made, **{"alive_interval_secs": 0, **config}))
         host, port = await stack.enter_async_context(app.serving(host="127.0.0.1", port=0))
         client = httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=DEADLINE)
         yield World(await stack.enter_async_context(client), switcher, journal)
@@ -326,3 +326,34 @@ async def test_a_storm_of_requests_for_two_models_makes_one_switch_for_each(tmp_
         answers = [await first, *await others]
         assert {answer.status_code for answer in answers} == {200}
         assert await w.journal() == ["wake a", "sleep a", "verify a", "wake b"]
+
+
+# --- alive -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(35)
+async def test_an_alive_hook_that_flaps_and_hangs_kills_nobody_and_one_that_keeps_failing_does(tmp_path: Path) -> None:
+    """Every third check fails, every fifth hangs and is ended by force; none begins while another runs."""
+    runs, busy, dead = tmp_path / "runs", tmp_path / "busy", tmp_path / "dead"
+    alive = f"""
+        test -e {tmp_path}/up-a || exit 1
+        test -e {dead} && exit 1
+        mkdir {busy} || touch {tmp_path}/two-at-a-time
+        trap 'rmdir {busy}; exit 1' TERM
+        echo >> {runs}
+        count=$(wc -l < {runs})
+        [ $((count % 5)) = 0 ] && while :; do sleep 0.02; done
+        rmdir {busy}
+        [ $((count % 3)) != 0 ]
+    """
+    a = honest("a", tmp_path) | {"alive": alive, "hook_timeout_secs": {"alive": 0.3}}
+    async with world(tmp_path, {"a": a}, fast(), alive_interval_secs=0.01) as w:
+        assert (await w.chat("a")).status_code == 200
+        await w.until(lambda: w.ended("alive", "a") >= 12)
+        outcomes = {m.outcome for m in w.messages if isinstance(m, HookEnded)}
+        assert outcomes >= {Outcome.OK, Outcome.FAILED, Outcome.TIMEOUT}
+        assert w.switcher.model_states() == {"a": ModelState.AWAKE}
+        assert not [m for m in w.messages if isinstance(m, ModelDied)]
+        await asyncio.to_thread(dead.touch)
+        await w.until(lambda: any(isinstance(m, ModelDied) for m in w.messages))
+        assert not await asyncio.to_thread((tmp_path / "two-at-a-time").exists)

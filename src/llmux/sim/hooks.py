@@ -15,7 +15,7 @@ class HookTimes:
     A pair's cost in `pairs` goes before `sleeps` and `wakes`; `sleep_share` of it is the sleep hook's.
 
     Attributes:
-        sleeps, wakes: per model.
+        sleeps, wakes: per model; what its verify hook and its canary take is part of them, as in measured costs.
         pairs: cost of a switch, sleep plus wake, per (from, to).
         noise: coefficient of variation of each run's time (log-normal around what is stated); 0 for none.
         seed: of the noise.
