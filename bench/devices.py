@@ -1,6 +1,7 @@
 """Several awake models on several devices: who has to go, and when. Against an LRU swap with the same budgets.
 
-    python bench/devices.py [--traces DIR] [--sets NAME,...] [--loads u20,...] [--rules NAME,...] [--jobs 2]
+    python bench/devices.py [--traces DIR] [--sets NAME,...] [--loads u20,...] [--cases SET-LOAD,...] [--rules NAME,...]
+                            [--jobs 2] [--write docs]
 
 Plays traces (CSV: arrival_s, model, prompt_tokens, output_tokens; named SET-LOAD.csv) and seeded traffic made here,
 Zipf and bursty, through the simulator, on two or three devices. Models have sizes from 2 to 26 GiB, one needs two
@@ -13,7 +14,11 @@ The rules, all on the same core:
 - LRU swap: wake whoever waits longest as soon as somebody waits, in the place of the least recently used. That is what
   Ollama does, and `fifo` of llmux did.
 - fifo, break-even, ...: the built-in policies with the victims that the core gives them (`llmux.core.worth`).
-- ... with LRU victims: the same policy, and least recently used victims: what the choice of victims is worth by itself.
+- ... LRU victims: the same policy, and least recently used victims: what the choice of victims is worth by itself.
+- ... clairvoyant victims: the same policy, and victims chosen with all arrivals known: whose next request is the
+  longest away (Belady 1966), or whose wake is the cheapest per second until then. What a better choice could gain.
+
+With `--write DIR` the tables go to DIR/devices-study.md, with a picture beside it.
 
 What was tuned, was tuned on the sets of `TUNED_ON` and on no other.
 """
@@ -23,16 +28,20 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import shlex
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import study
+
 from llmux.core import CoreSettings, ModelSpec
-from llmux.core.ledger import Model
+from llmux.core.ledger import Ledger, Model
 from llmux.core.planning import Planner
 from llmux.core.worth import Worth
 from llmux.policy import (
@@ -59,6 +68,38 @@ LIMIT = 60.0  # longest wait, in seconds, that counts as goodput
 BACKEND = BackendModel()
 #: GiB, dealt to the models of a set in an order that its name decides.
 SIZES = (8, 14, 5, 20, 10, 3, 16, 7, 26, 12, 4, 18, 6, 9, 2, 22)
+
+_HEAD = """# Several awake models: victims against an LRU swap
+
+Made by `{command}`; what is said about the figures is written by hand.
+
+How long requests wait on two or three devices with room for 35, 50 or 70 % of the models' memory, compared with an LRU
+swap on the same machine: whoever waits longest is woken at once, in the place of the least recently used. Figures are
+geometric means over cells of the ratio to the LRU swap's figure; a cell is a trace, a budget, and wakes in proportion
+to size or independent of it (`mixed`). Goodput counts requests that wait no more than 60 s. u02 and u20 are loads, in
+percent of what one batch could serve. *Clairvoyant victims* are no policy that could be had: they are chosen with all
+arrivals known. [policies.md](policies.md#several-awake-models) has the rules.
+
+The traces: {traces}.
+
+![Mean wait by rule, LRU swap = 1](devices-by-load.svg)
+
+{said}
+
+"""
+_SAID = """\
+`break-even` is at 0.79 of the LRU swap's mean wait on what it was not tuned on, and at 0.70 on the rest: below the
+0.8 that was aimed at. With the least recently used as its victims it is at 0.91 and 0.77, so that is what the choice
+of victims is worth. By load the picture is uneven: 0.61 and 0.47 at u20, and 0.83 and 0.86 at u02, short of 0.8. At
+u02 most requests meet a model that has been asleep for long, whoever the victims were: even those chosen with all
+arrivals known, the ones whose next request is the longest away, leave it at 0.75 and 0.85. So on the traces that it
+was tuned on next to nothing is left to gain there by victims, and 0.8 is out of reach by them; on the others it gets
+about two thirds of what such victims would get. That is no proof that nobody could do better: with sizes, several
+devices and wakes that differ, to find the best victims is hard even for one who knows all that comes.
+
+The worst cells are those with the most room, with wakes in proportion to size. The longest wait grows with load,
+within the bound, as it does on one device: few wait longer so that many wait less. Higher loads, and the recorded
+traces that are not named above, are not in these tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +157,62 @@ class WithLru:
         return self._inner.decide(view, now)
 
 
-RULES: Mapping[str, Callable[[], SwitchPolicy]] = {
-    "LRU swap": lambda: WithLru(FifoPolicy()),
-    "fifo": FifoPolicy,
-    "break-even": BreakEvenPolicy,
-    "break-even, LRU victims": lambda: WithLru(BreakEvenPolicy()),
-    "round-robin": RoundRobinPolicy,
-    "drain-first": DrainFirstPolicy,
-    "drain-first, LRU victims": lambda: WithLru(DrainFirstPolicy()),
-    "priority": PriorityPolicy,
+class Clairvoyant(LeastRecentlyUsed):
+    """Credits that know who is asked for when: first goes the model whose next request is the longest away, or with
+    `priced`, the one whose wake costs the least per second until then."""
+
+    def __init__(self, ledger: Ledger, coming: Mapping[str, Sequence[float]], priced: bool) -> None:
+        super().__init__(ledger)
+        self._coming = coming
+        self._priced = priced
+
+    def credit(self, model: Model, now: float) -> float:
+        if self._priced:
+            return self._ledger.costs.expected_wake(model.name) / max(1e-3, self._away(model, now))
+        held = self._ledger.holding.values()
+        later = sum((self._away(other, now), other.order) > (self._away(model, now), model.order) for other in held)
+        return 1e9 * 2.0**later
+
+    def _away(self, model: Model, now: float) -> float:
+        if model.granted:
+            return 0.0
+        times = self._coming.get(model.name, ())
+        place = bisect_right(times, now)
+        return times[place] - now if place < len(times) else 1e9
+
+
+class WithForesight:
+    """A policy whose victims are chosen with all arrivals known, which gives nobody up as too costly to lose."""
+
+    def __init__(self, inner: SwitchPolicy, trace: Trace, *, priced: bool) -> None:
+        self.name = f"{inner.name} with clairvoyant victims"
+        self._inner = inner
+        self._priced = priced
+        self._coming: dict[str, list[float]] = {}
+        for arrival in trace.arrivals:
+            self._coming.setdefault(arrival.model, []).append(arrival.at)
+
+    def decide(self, view: View, now: float) -> Decision:
+        planner = cast(Planner, view)
+        if not isinstance(planner.worth, Clairvoyant):
+            planner.worth = Clairvoyant(planner.worth._ledger, self._coming, self._priced)
+        return self._inner.decide(view, now)
+
+
+RULES: Mapping[str, Callable[[Trace], SwitchPolicy]] = {
+    "LRU swap": lambda trace: WithLru(FifoPolicy()),
+    "fifo": lambda trace: FifoPolicy(),
+    "break-even": lambda trace: BreakEvenPolicy(),
+    "break-even, LRU victims": lambda trace: WithLru(BreakEvenPolicy()),
+    "break-even, clairvoyant victims (next request)": lambda trace: WithForesight(
+        BreakEvenPolicy(), trace, priced=False
+    ),
+    "break-even, clairvoyant victims (wake per second)": lambda trace: WithForesight(
+        BreakEvenPolicy(), trace, priced=True
+    ),
+    "round-robin": lambda trace: RoundRobinPolicy(),
+    "drain-first": lambda trace: DrainFirstPolicy(),
+    "priority": lambda trace: PriorityPolicy(),
 }
 
 
@@ -159,7 +247,7 @@ def fleet(trace: Trace, budget: float, costs: str) -> tuple[CoreSettings, HookTi
 
 def play(trace: Trace, budget: float, costs: str, rule: str) -> Figures:
     settings, hooks = fleet(trace, budget, costs)
-    result = simulate(trace.arrivals, settings, RULES[rule](), hooks=hooks, backends=BACKEND)
+    result = simulate(trace.arrivals, settings, RULES[rule](trace), hooks=hooks, backends=BACKEND)
     waits = Waits.of(result.waits())
     good = sum(wait <= LIMIT for wait in result.waits())
     unfinished = sum(end is None for end in result.finished)
@@ -248,30 +336,54 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, default=TRACES)
     parser.add_argument("--sets", default="", help="only these sets, by name, separated by commas")
     parser.add_argument("--loads", default="", help="only these loads")
+    parser.add_argument("--cases", default="", help="only these traces, as SET-LOAD")
+    parser.add_argument("--write", type=Path, help="write the study with its picture into this folder")
     parser.add_argument("--rules", default=",".join(key.replace(", ", "; ") for key in RULES))
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     arguments = parser.parse_args()
     rules = [rule.replace("; ", ", ") for rule in arguments.rules.split(",")]
-    sets, loads = (set(filter(None, text.split(","))) for text in (arguments.sets, arguments.loads))
+    sets, loads, cases = (
+        set(filter(None, text.split(","))) for text in (arguments.sets, arguments.loads, arguments.cases)
+    )
     traces = list(made_here())
     if arguments.traces.is_dir():
         traces += read(arguments.traces)
     else:
         print(f"Left out: the recorded traces, since there is no folder {arguments.traces}.\n")
-    traces = [t for t in traces if (not sets or t.group in sets) and (not loads or t.load in loads)]
+    traces = [
+        trace
+        for trace in traces
+        if (not sets or trace.group in sets)
+        and (not loads or trace.load in loads)
+        and (not cases or f"{trace.group}-{trace.load}" in cases)
+    ]
     cells: Cells = {}
     began = time.perf_counter()
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for done, part in enumerate(pool.map(run, traces, [rules] * len(traces)), 1):
             cells |= part
             print(f"{done} of {len(traces)} traces, {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    groups = {
-        "Tuned on": [key for key in cells if key[0] in TUNED_ON],
-        "Not tuned on": [key for key in cells if key[0] not in TUNED_ON],
-    }
-    for title, keys in groups.items():
-        if keys:
-            print(table(title, {key: cells[key] for key in keys}, rules))
+    tables = []
+    shares: dict[str, dict[str, float]] = {}  # the mean waits of the picture: title -> rule -> ratio
+    for load in ("all", *sorted({key[1] for key in cells})):
+        for title, tuned in (("tuned on", True), ("not tuned on", False)):
+            part = {
+                key: cell for key, cell in cells.items() if load in ("all", key[1]) and (key[0] in TUNED_ON) is tuned
+            }
+            if part:
+                tables.append(table(f"{load}, {title}", part, rules))
+            if part and load != "all":
+                shares[f"{load}, {title}"] = {
+                    rule: geometric_mean([ratio(cell[rule].mean, cell[rules[0]].mean) for cell in part.values()])
+                    for rule in rules
+                }
+    print("\n".join(tables))
+    if arguments.write is not None:
+        command = f"python bench/devices.py {shlex.join(sys.argv[1:])}"
+        text = _HEAD.format(command=command, traces=", ".join(f"{t.group}-{t.load}" for t in traces), said=_SAID)
+        text += "\n".join(one.replace("### ", "## ", 1) for one in tables)
+        (arguments.write / "devices-study.md").write_text(text, encoding="utf-8")
+        study.bars(shares, rules, f"mean wait, {rules[0]} = 1", arguments.write / "devices-by-load.svg")
 
 
 if __name__ == "__main__":

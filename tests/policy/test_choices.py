@@ -89,12 +89,14 @@ def test_break_even_prefers_the_longer_queue() -> None:
 
 def test_break_even_lingers_when_both_are_in_demand() -> None:
     """Where a is asked for often, and b now and then, one request for b is not yet worth it; but not for long."""
-    play = playing(BreakEvenPolicy(linger=1.0), "a", "b")
+    policy = BreakEvenPolicy(max_wait_secs=10_000.0)
+    play = playing(policy, "a", "b")
+    policy.linger = 4.0
     for _ in range(400):
         play.finish(play.arrive("a"))
     play.arrive("b")
     assert next_one(play) is None
-    play.advance(100.0)
+    play.advance(700.0)  # a's demand is forgotten
     assert next_one(play) == "b"
 
 

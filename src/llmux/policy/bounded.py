@@ -22,7 +22,7 @@ another one is due, whoever waits for a place in it. What is bounded is each spa
 k requests are granted, the oldest first. So a request with p others of its model before it waits no longer than
 1 + p // k times the bound and D.
 
-Without ``max_wait_secs`` the limit is `TOURS` times the time to switch once to everybody who waits and back, drains
+Without ``max_wait_secs`` the limit is `tours` times the time to switch once to everybody who waits and back, drains
 included, as it is measured now, and at least `FLOOR`, which only matters where a tour takes next to nothing.
 """
 
@@ -33,9 +33,7 @@ from typing import NamedTuple
 
 from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stay, SwitchTo, View, waiting_since
 
-#: The derived limit on waiting: tours, and seconds at least. The tours are tuned: whoever is due breaks a batch up, so
-#: fewer cost the mean wait where one model is asked for much more than the other, and more shorten nothing.
-TOURS = 6.0
+#: The derived limit on waiting is this many seconds at least.
 FLOOR = 5.0
 
 #: The derived limit is worked out anew after that many seconds.
@@ -74,6 +72,9 @@ class BoundedPolicy:
     #: that is, whether victims are idle, and costs. If so, its last answer holds until its time has come or one of
     #: these is different.
     steady = False
+
+    #: The derived limit on waiting, in tours. Tuned: whoever is due breaks a batch up.
+    tours = 4.0
 
     def __init__(self, max_wait_secs: float | None = None) -> None:
         if max_wait_secs is not None and not max_wait_secs >= 0:
@@ -144,7 +145,7 @@ class BoundedPolicy:
         if not waiting or now < waiting_since(waiting[0]) + FLOOR:
             return FLOOR  # nobody has waited that long, and the tour need not be known before
         if now >= self._derived_until:
-            self._derived = max(FLOOR, TOURS * tour(view, waiting))
+            self._derived = max(FLOOR, self.tours * tour(view, waiting))
             self._derived_until = now + _DERIVED_FOR
         return self._derived
 

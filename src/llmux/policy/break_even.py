@@ -53,6 +53,10 @@ class BreakEvenPolicy(BoundedPolicy):
 
     name = "break-even"
 
+    #: More than others have: it leaves by itself when enough are kept out. With fewer, the mean wait is longer where
+    #: one model is asked for much more than the other; with more, nobody waits less.
+    tours = 6.0
+
     def __init__(self, max_wait_secs: float | None = None, patience: float = 0.75, linger: float = 1.0) -> None:
         super().__init__(max_wait_secs)
         if not (patience >= 0 and linger >= 0):
