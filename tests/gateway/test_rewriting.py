@@ -69,12 +69,13 @@ async def test_names_with_slashes_under_upstream() -> None:
     other = FakeBackend()
     await other.start()
     async with rig(others={"other": Backend("other", other.address)}) as gateway:
-        gateway.scheduler.names |= {"m/large": "other", "a/b/c": "m", "a b/c": "m"}
+        gateway.scheduler.names |= {"m/large": "other", "m/large/one": "m", "a/b/c": "m", "a b/c": "m"}
         for path, backend, target in (
             (b"/upstream/m/x?q=1", gateway.backend, "/x?q=1"),
             (b"/upstream/m/large/x?q=1", other, "/x?q=1"),
             (b"/upstream/m/large", other, "/"),
             (b"/upstream/m%2Flarge/x", other, "/x"),
+            (b"/upstream/m/large/one/y", gateway.backend, "/y"),
             (b"/upstream/m/largest/x", gateway.backend, "/largest/x"),
             (b"/upstream/a/b/c/d/e/f/g/h/i/j/k", gateway.backend, "/d/e/f/g/h/i/j/k"),
             (b"/upstream/a%20b/c//d%2Fe", gateway.backend, "//d%2Fe"),

@@ -147,36 +147,50 @@ async def test_a_client_that_just_goes_is_gone_for_the_backend_too() -> None:
 
 
 async def test_neither_side_is_read_from_faster_than_the_other_reads() -> None:
-    """Far more is on offer than sockets and one read can hold, and llmux's own memory does not grow with it."""
-    size = 1 << 20
-    read_on = asyncio.Event()
-    counts = {"to": 0, "sent": 0}
+    """Far more is on offer than the sockets of both ways can hold (some 10 MiB each), and llmux's own memory does not
+    grow with it."""
+    pieces, size = 64, 1 << 20
+    listen = asyncio.Event()
+    echoed = 0
 
     async def handler(connection: ServerConnection) -> None:
-        await read_on.wait()
+        nonlocal echoed
+        await listen.wait()
         async for message in connection:
-            counts["to"] += len(message)
             await connection.send(message)
+            echoed += 1
 
-    plain: dict[str, Any] = {"compression": None, "max_size": None, "ping_interval": None}
-    async with server(handler, **plain) as (_, address), rig(address=address) as gateway:
-        async with open_to(gateway, **plain) as client:
+    plain: dict[str, Any] = {"compression": None, "max_size": None, "max_queue": 1, "ping_interval": None}
+    async with (
+        server(handler, **plain) as (_, address),
+        rig(address=address) as gateway,
+        open_to(gateway, **plain) as client,
+        asyncio.timeout(2 * PATIENCE),
+    ):
 
-            async def send() -> None:
-                for _ in range(32):
-                    await client.send(bytes(size))
-                    counts["sent"] += 1
+        async def send() -> None:
+            for _ in range(pieces):
+                await client.send(bytes(size))
 
-            sending = asyncio.create_task(send())
+        sending = asyncio.create_task(send())
+        try:
             await until(lambda: gateway.gateway.buffered_bytes)
-            stalled = counts["sent"]
-            assert stalled < 32
+            await asyncio.wait({sending}, timeout=1)  # more than it takes where nothing holds it back
+            assert not sending.done(), "the server does not listen"
             assert gateway.gateway.buffered_bytes < size
-            read_on.set()
-            for _ in range(32):
+            listen.set()
+            before = -1
+            while echoed > before:
+                before = echoed
+                await asyncio.wait({sending}, timeout=0.5)
+            assert echoed < pieces, "the client does not listen"
+            assert gateway.gateway.buffered_bytes < 2 * size
+            for _ in range(pieces):
                 assert len(await client.recv()) == size
             await sending
-        assert counts["to"] == 32 * size
+        finally:
+            listen.set()
+            sending.cancel()
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 426, 500])
