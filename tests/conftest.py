@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,13 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
     """A blocking call made by llmux on a running loop raises (FAULTS row 72)."""
     with blockbuster_ctx("llmux") as guard:
         yield guard
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests interrupt processes. Where this one was started in the background of a script, SIGINT is ignored, and what
+    it starts would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.fault(56)
 STAMPS = {
     ("control/admin/handlers.py", "__init__"),  # when llmux started
     ("control/admin/handlers.py", "_state"),  # when it was asked
-    ("control/app.py", "__init__"),  # `created` of the list of models
+    ("control/listing.py", "__init__"),  # `created` of the list of models
     ("eventlog/recorder.py", "__init__"),  # when the run began
-    ("state.py", "_save"),  # when it was saved
+    ("state.py", "save"),  # when it was saved
     ("telemetry/telemetry.py", "config_taken"),  # a metric that is a time stamp
     ("testing/_answers.py", "_frame"),  # `created` of a simulated completion
 }

@@ -178,7 +178,7 @@ async def test_who_does_not_stream_gets_an_answer_or_an_honest_504(tmp_path: Pat
         assert late.status_code == 504
         assert late.json()["error"]["code"] == "queue_timeout"
         assert int(late.headers["retry-after"]) >= 1
-        assert int(late.headers["x-llmux-wait-ms"]) >= 300
+        assert int(late.headers["x-llmux-wait-ms"]) >= 299  # the loop's timers may be a millisecond early
         waiting = asyncio.create_task(http.post("/v1/chat/completions", json=question))
         await until(lambda: llmux.waiting == 1)
         llmux.wake()

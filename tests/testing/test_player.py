@@ -231,7 +231,7 @@ def test_the_story_can_be_read_searched_and_replayed() -> None:
     player.arrive("b", at=0.25)
     player.run_until_idle()
     assert str(player).splitlines()[:2] == [
-        "     0.000 >> Arrived(request_id=1, model='a')",
+        "     0.000 >> Arrived(request_id=1, model='a', level=0)",
         "     0.000   << RunHook(run_id=1, model='a', hook=<Hook.WAKE: 'wake'>, timeout=30.0, devices=(), "
         "from_model=None, to_model=None)",
     ]
