@@ -24,7 +24,8 @@ STAMPS = {
     ("control/admin/handlers.py", "_state"),  # when it was asked
     ("control/listing.py", "__init__"),  # `created` of the list of models
     ("eventlog/recorder.py", "__init__"),  # when the run began
-    ("state.py", "save"),  # when it was saved
+    ("state.py", "_save"),  # when it was saved
+    ("state.py", "save"),  # the same, of what operators ordered
     ("telemetry/telemetry.py", "config_taken"),  # a metric that is a time stamp
     ("testing/_answers.py", "_frame"),  # `created` of a simulated completion
 }
