@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmux.errors import BadRequestError
-from llmux.wire.peek import model_in_body, model_in_target, with_model
+from llmux.wire.peek import model_and_tier, model_in_body, model_in_target, with_model
 
 JSON = b"application/json"
 FORM = b"multipart/form-data; boundary=b"
@@ -48,6 +48,22 @@ def test_the_model_in_a_json_body(body: bytes, model: str | None) -> None:
 
 
 @pytest.mark.fault(18, 21)
+@pytest.mark.parametrize(
+    ("said", "tier"),
+    [
+        ('"flex"', "flex"),
+        ("7", None),
+        ("null", None),
+        ('["flex"]', None),
+        (r'"\u0066lex"', "flex"),
+    ],
+)
+def test_the_service_tier_is_a_string_or_none_of_it(said: str, tier: str | None) -> None:
+    body = f'{{"service_tier": "x", "model": "a", "service_tier": {said}, "y": {{"service_tier": "z"}}}}'
+    assert model_and_tier(JSON, body.encode()) == ("a", tier)
+    assert model_and_tier(JSON, body.replace("model", "madel").encode()) == (None, tier)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -185,7 +185,8 @@ class Exchange:
             raise ModelNotFoundError(route.name)
         check_model(shared.access, request, key, model)
         self._model = model
-        self._level = level_of(request, key)
+        if request.priority is not None or route.tier is not None:
+            self._level = level_of(request, route.tier, key)
         backend = shared.backends[model]
         if backend.params is not None or route.named == NOWHERE:
             size = len(request.body)

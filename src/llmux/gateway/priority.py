@@ -1,7 +1,7 @@
 """How urgent a request says that it is.
 
-Pure. ``x-llmux-priority``, or else the ``service_tier`` of a JSON body, as OpenAI's API has it. What asks for no
-priority pays for one search of its body.
+Pure. ``x-llmux-priority``, or else the ``service_tier`` of a JSON body that was looked at for its model, as OpenAI's
+API has it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from typing import Final
 from llmux.access import Key
 from llmux.errors import BadRequestError
 from llmux.wire.errors import printable
-from llmux.wire.peek import service_tier
 from llmux.wire.request import Request
 
 LEVELS: Final = {"flex": -1, "default": 0, "priority": 1}
 """By the names that OpenAI's API has for them. A level is worth so many seconds of waiting."""
 
 
-def level_of(request: Request, key: Key | None) -> int:
-    """The level of `request`, not above 0 if its `key` may not ask for that.
+def level_of(request: Request, tier: str | None, key: Key | None) -> int:
+    """The level of `request`, whose body says `tier`; not above 0 if its `key` may not ask for that.
 
     Raises:
         BadRequestError: its header field says something else than those names.
@@ -32,10 +31,5 @@ def level_of(request: Request, key: Key | None) -> int:
         level = LEVELS[said]
     else:
         # Of the tiers that APIs have, all others are about whom to bill and where to run.
-        level = 0 if _is_form(request) else LEVELS.get(service_tier(request.body) or "", 0)
+        level = LEVELS.get(tier or "", 0)
     return min(level, 0) if key is not None and not key.may_raise_priority else level
-
-
-def _is_form(request: Request) -> bool:
-    """Whether the body is a form, which may have megabytes of sound or pictures in it, and no tier."""
-    return request.content_type is not None and request.content_type[:10].lower() == b"multipart/"

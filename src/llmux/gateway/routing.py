@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from llmux.errors import NoModelError, UnsupportedEncodingError
 from llmux.wire.names import other_spelling
-from llmux.wire.peek import model_in_body, model_in_target
+from llmux.wire.peek import model_and_tier, model_in_target
 from llmux.wire.request import Request
 
 _ALWAYS_CONTROL: Final = (b"/admin", b"/ui", b"/api/show")
@@ -37,11 +37,12 @@ NOWHERE: Final = 3
 
 class Route(NamedTuple):
     """`name` is the model or alias asked for, None for the control plane. `path` is what to ask the backend for.
-    `named` tells where the name was found."""
+    `named` tells where the name was found. `tier` is the `service_tier` of a body that was looked at."""
 
     name: str | None
     path: bytes
     named: int = IN_PATH
+    tier: str | None = None
 
 
 class Names(Protocol):
@@ -66,21 +67,22 @@ def find_route(request: Request, names: Names, default: str | None = None) -> Ro
         return Route(None, path)
     coding = request.content_encoding
     compressed = coding is not None and coding.lower() != b"identity" and bool(request.body)
+    tier = None
     if request.body and not compressed:
-        name = model_in_body(request.content_type, request.body)
+        name, tier = model_and_tier(request.content_type, request.body)
         if name is not None:
-            return Route(name, path, IN_BODY)
+            return Route(name, path, IN_BODY, tier)
     if request.query:
         name, _ = model_in_target(path, request.query[1:])
         if name is not None:
-            return Route(name, path, IN_QUERY)
+            return Route(name, path, IN_QUERY, tier)
     if path in _CONTROL or path.startswith(_CONTROL_TREES):
         return Route(None, path)
     if compressed:
         raise UnsupportedEncodingError("the request's body is compressed, so no model can be read from it")
     # A page's icon, or a scanner's GET, must not wake a model that nobody asked for.
     if default is not None and (request.method not in _SAFE or request.websocket is not None):
-        return Route(default, path, NOWHERE)
+        return Route(default, path, NOWHERE, tier)
     raise NoModelError
 
 
