@@ -250,9 +250,10 @@ class Core:
             model.served(now - request.granted_at)
         if model.switch is not None:
             self._switching.finished(model, now)
-        elif model.state is ModelState.AWAKE:
-            self.ledger.release(model, now)  # there is room for one more
-            if not model.granted:
+        else:
+            if model.state is ModelState.AWAKE:
+                self.ledger.release(model, now)  # there is room for one more
+            if not model.granted and model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED):
                 self._idle.begins(model, now)
 
     def _expire_waiters(self, now: float) -> None:
@@ -290,6 +291,7 @@ class Core:
         if run.then is not None:
             self._run_again(run, run.then, now)
             return
+        before = run.model.state
         match run.purpose:
             case Purpose.PROBE:
                 self._health.probed(run, event, now)
@@ -317,6 +319,8 @@ class Core:
                 self._switching.canary_ended(run, event, now)
         if run.model.state is ModelState.LOST:
             self._refuse_obstructed(now)
+        elif run.model.state is ModelState.UNCONFIRMED and before is not ModelState.UNCONFIRMED:
+            self._idle.begins(run.model, now)  # it may hold its memory, and nobody may ever ask for it again
 
     def _run_again(self, run: Run, purpose: Purpose, now: float) -> None:
         """A hook has ended that something newer waits for: see `Ledger.run_hook`."""
