@@ -77,6 +77,20 @@ def test_requests_are_held_until_resume_and_then_served() -> None:
     assert not play.rejected
 
 
+def test_held_requests_are_told_why_and_given_no_estimate() -> None:
+    play = awake(two(), "a")
+    play.command(OperatorDrain, "b")
+    request = play.arrive("b")
+    drained = play.core.prospects("b", play.now)
+    assert (drained.held, drained.of(request)) == ("b is drained", (0, 0.0))
+    play.release()
+    assert play.core.prospects("b", play.now).held == "llmux is released"
+    play.resume()
+    play.command(OperatorUndrain, "b")
+    assert play.core.prospects("b", play.now).held == ""
+    play.settle()
+
+
 def test_held_requests_obey_their_deadlines_and_limits() -> None:
     play = Play(two(request_timeout=10.0, max_queue=2))
     play.release()

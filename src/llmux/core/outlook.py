@@ -42,6 +42,9 @@ def prospects(ledger: Ledger, model: Model, now: float) -> Prospects:
     """Where those who wait for `model` stand. O(those, and what `outlook` looks at)."""
     in_order = model.waiters.in_order(ledger.settings.level_seconds)
     places = {request.request_id: ahead for ahead, request in enumerate(in_order)}
+    if model.closed:
+        why = "llmux is released" if ledger.released is not None else f"{model.name} is drained"
+        return Prospects(places, 0.0, held=why)  # for how long, nobody knows
     most = model.spec.max_in_flight
     if most is None:
         return Prospects(places, outlook(ledger, model, now))

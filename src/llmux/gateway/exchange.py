@@ -252,8 +252,9 @@ class Exchange:
             self.keep_alive = self._kept.keep_alive
             head = self._kept.head(self._cors or b"")
         if not self._client.write_paused:
-            ahead, seconds = self._shared.keepalives.prospects(self._model, now).of(self._request_id)
-            self._client.write(head + self._kept.framed(still_waiting(self._model, ahead, seconds)))
+            prospects = self._shared.keepalives.prospects(self._model, now)
+            ahead, seconds = prospects.of(self._request_id)
+            self._client.write(head + self._kept.framed(still_waiting(self._model, ahead, seconds, prospects.held)))
         return size
 
     # --- forwarding -----------------------------------------------------------------------------------------------

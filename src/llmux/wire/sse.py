@@ -46,10 +46,12 @@ def dialect_of(path: bytes) -> Dialect | None:
 # --- comments -------------------------------------------------------------------------------------------------------
 
 
-def still_waiting(model: str, ahead: int, seconds: float) -> bytes:
+def still_waiting(model: str, ahead: int, seconds: float, held: str = "") -> bytes:
     """A comment: how many requests for `model` will be served before this one, and in about how many seconds it will be
-    its turn; 0: nobody can tell, since it should have been already."""
+    its turn; 0: nobody can tell, since it should have been already. `held`: why it is nobody's turn for now."""
     when = f", about {_rounded(seconds)}" if seconds > 0 else ""
+    if held:
+        when = f", held: {printable(held, 250)}"
     return f": waiting for {printable(model, 200)}, {ahead} ahead{when}\n\n".encode()
 
 
