@@ -163,7 +163,9 @@ class Core:
     def prospects(self, model: str, now: float) -> Prospects:
         """Where those who wait for `model` stand. O(those, and what `outlook` looks at)."""
         known = self.ledger.models.get(model)
-        return Prospects({}, 0.0) if known is None else prospects(self.ledger, known, now)
+        if known is None:
+            return Prospects({}, 0.0)
+        return prospects(self.ledger, known, now, self.planner.pinned_against(known))
 
     @property
     def probing(self) -> bool:
