@@ -117,6 +117,24 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_tried_again(
     assert CostStore(blocked).load(MODELS) == learned()
 
 
+def test_a_folder_that_cannot_be_written_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    (tmp_path / "file").touch()
+    store = CostStore(tmp_path / "file" / "state")
+    assert store.load(MODELS) == Learned()
+    told = [record.getMessage() for record in caplog.records if "state_not_saved" in record.getMessage()]
+    assert len(told) == 1
+    assert "Not a directory" in told[0]
+    known = len(caplog.records)
+    store.save(learned())
+    assert len(caplog.records) == known
+
+
+def test_the_start_leaves_nothing_in_a_folder_that_can_be_written(tmp_path: Path) -> None:
+    CostStore(tmp_path / "new").load(MODELS)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = CostStore(tmp_path)
     store.save(learned())

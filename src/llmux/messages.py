@@ -519,12 +519,14 @@ class Prospects(msgspec.Struct, frozen=True):
         seconds: until the model is likely to take requests; 0 if that time has come.
         at_once: how many of them it takes then; None for all.
         each: seconds that each further one is likely to take.
+        held: why none of them gets on until an operator says so, in a few words; empty where that is not so.
     """
 
     places: dict[int, int]
     seconds: float
     at_once: int | None = None
     each: float = 0.0
+    held: str = ""
 
     def of(self, request_id: int) -> tuple[int, float]:
         """How many come before that request, and the seconds until it is likely to get on."""

@@ -47,7 +47,7 @@ class CostStore:
     """The costs of one llmux. Two of them must not use the same folder: the last to write wins.
 
     Args:
-        folder: made when it is first written to, if it is not there; others than its owner cannot look into it then.
+        folder: made at the start, if it is not there; others than its owner cannot look into it then.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +57,12 @@ class CostStore:
         self._one_at_a_time = threading.Lock()
 
     def load(self, models: frozenset[str]) -> Learned:
-        """What was learned about `models`; nothing if there is no file, or none that can be used."""
+        """What was learned about `models`; nothing if there is no file, or none that can be used. If none can be
+        written either, the log says so now, and not only when there is something to lose."""
+        try:
+            _check_writable(self.path.parent)
+        except OSError as error:
+            self._not_saved(error)
         try:
             with self.path.open("rb") as file:
                 raw = file.read(MAX_BYTES + 1)
@@ -91,12 +96,15 @@ class CostStore:
         try:
             _write(self.path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
         except OSError as error:
-            if not self._failing:
-                self._failing = True
-                log.warning("state_not_saved", path=str(self.path), error=error.strerror or str(error))
+            self._not_saved(error)
             return
         self._failing = False
         self._saved = learned
+
+    def _not_saved(self, error: OSError) -> None:
+        if not self._failing:
+            self._failing = True
+            log.warning("state_not_saved", path=str(self.path), error=error.strerror or str(error))
 
 
 class _Orders(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +158,13 @@ class OrderStore:
                 log.error("orders_not_saved", path=str(self.path), error=error.strerror or str(error))
                 return
             self._saved = orders
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises an `OSError` if no file can be made in `folder`, or in a folder made there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(prefix=".writable.", dir=folder):
+        pass
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -171,7 +171,7 @@ def test_llama_swaps_models_are_carried_over(tmp_path: Path) -> None:
     assert box.sleep == "docker stop box || true; ./hooks/process.sh sleep"
     for words in ("logLevel", "models.qwen.unlisted", "models.box.${mystery}", "groups.pair: its members (qwen, box)"):
         assert f"not carried over: {words}" in said
-    assert ("models.qwen.ttl" in said) != ("idle_sleep_secs" in yaml.safe_load((tmp_path / "config.yaml").read_text()))
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["models"]["qwen"]["idle_sleep_secs"] == 600
 
 
 @pytest.mark.parametrize("text", ["models: []", "- x", "models: {a: 1}", "a: {", 'models: {a: {cmd: "\'"}}'])

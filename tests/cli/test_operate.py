@@ -12,12 +12,14 @@ import socket
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
 
+from llmux.cli.connection import DEFAULT_URL, CallError, Server, find
 from llmux.cli.options import model_names
 from llmux.cli.progress import describe
 from llmux.cli.tables import duration, frequency, size
@@ -185,6 +187,18 @@ def test_nobody_listens(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert result.stderr == f"llmux: nothing listens at {url}. Is llmux running? Say where with --url or LLMUX_URL.\n"
+
+
+def test_a_file_that_does_not_say_where_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("port: abc\n")
+    place = find(None, None)
+    assert place.url == DEFAULT_URL
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(CallError, match=r"nothing listens at .* \(config.yaml: it does not say on which port"):
+            Server(replace(place, url=url)).get("/state")
 
 
 def test_somebody_else_listens() -> None:

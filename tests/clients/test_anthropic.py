@@ -45,5 +45,22 @@ async def test_models_are_listed(client: anthropic.AsyncAnthropic) -> None:
 
 
 async def test_an_unknown_model_is_not_found(client: anthropic.AsyncAnthropic) -> None:
-    with pytest.raises(anthropic.NotFoundError, match="gamma"):
+    with pytest.raises(anthropic.NotFoundError, match="gamma") as raised:
         await client.messages.create(model="gamma", max_tokens=1, **HELLO)
+    assert raised.value.body == {
+        "type": "error",
+        "error": {"type": "not_found_error", "message": "Model not found: gamma"},
+    }
+    with pytest.raises(anthropic.NotFoundError, match="gamma") as raised:
+        await client.messages.count_tokens(model="gamma", **HELLO)
+    assert raised.value.type == "not_found_error"
+
+
+async def test_what_llmux_refuses_has_the_type_that_this_client_knows(
+    client: anthropic.AsyncAnthropic, world: World
+) -> None:
+    await world.switcher.release(refuse=True)
+    with pytest.raises(anthropic.InternalServerError) as raised:
+        await client.messages.create(model="claude", max_tokens=1, **HELLO)
+    assert raised.value.status_code == 503
+    assert raised.value.type == "overloaded_error"

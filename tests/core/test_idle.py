@@ -127,6 +127,70 @@ def test_a_sleep_that_fails_is_not_tried_again_at_once() -> None:
     assert play.running() == ["sleep a"]
 
 
+def test_so_is_one_that_was_never_vouched_for() -> None:
+    play = Play(idle(2.0, sleep_retry_delays=(), backoff_base=100.0, backoff_cap=100.0), started=False)
+    play.start(awake=("a",))
+    play.advance(2.0)
+    play.end(play.run(Hook.SLEEP, "a"), Outcome.FAILED)
+    play.end(play.run(Hook.ALIVE, "a"), Outcome.OK)
+    assert play.state("a") is ModelState.UNCONFIRMED
+    play.advance(99.0)
+    assert not play.hooks
+    play.advance(1.0)
+    assert play.running() == ["sleep a"]
+
+
+def test_one_that_was_lost_and_answers_again_sleeps_after_its_time() -> None:
+    play = Play(idle(20.0, sleep_retry_delays=(), lost_check_base=5.0, lost_check_cap=5.0))
+    request = play.arrive("a")
+    play.wake("a")
+    play.finish(request)
+    play.advance(20.0)
+    play.end(play.run(Hook.SLEEP, "a"), Outcome.FAILED)
+    play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+    assert play.state("a") is ModelState.LOST
+    play.advance(5.0)
+    play.end(play.run(Hook.ALIVE, "a"), Outcome.OK)
+    assert play.state("a") is ModelState.UNCONFIRMED
+    play.advance(19.0)
+    assert not play.hooks
+    play.advance(1.0)
+    assert play.running() == ["sleep a"]
+
+
+def test_one_that_died_with_requests_sleeps_once_they_are_gone() -> None:
+    play = Play(idle(10.0))
+    request = play.arrive("a")
+    play.wake("a")
+    play.advance(30.0)  # its first timer has come and gone
+    play.fail_backend("a")
+    play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+    assert play.state("a") is ModelState.UNCONFIRMED
+    play.finish(request)
+    play.advance(9.0)
+    assert not play.hooks
+    play.advance(1.0)
+    assert play.running() == ["sleep a"]
+
+
+def test_one_whose_drain_was_called_off_sleeps_after_its_time() -> None:
+    play = Play(idle(10.0))
+    request = play.arrive("a")
+    play.wake("a")
+    play.fail_backend("a")
+    play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+    other = play.arrive("b")
+    play.advance(30.0)
+    assert play.state("a") is ModelState.DRAINING
+    play.leave(other)
+    assert play.state("a") is ModelState.UNCONFIRMED
+    play.finish(request)
+    play.advance(9.0)
+    assert not play.hooks
+    play.advance(1.0)
+    assert play.running() == ["sleep a"]
+
+
 def test_a_reload_counts_the_time_that_has_passed() -> None:
     play = Play(two(alive_interval=0.0))
     request = play.arrive("a")

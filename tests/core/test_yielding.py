@@ -77,6 +77,35 @@ def test_requests_are_held_until_resume_and_then_served() -> None:
     assert not play.rejected
 
 
+def test_held_requests_are_told_why_and_given_no_estimate() -> None:
+    play = awake(two(), "a")
+    play.command(OperatorDrain, "b")
+    request = play.arrive("b")
+    drained = play.core.prospects("b", play.now)
+    assert (drained.held, drained.of(request)) == ("b is drained", (0, 0.0))
+    play.release()
+    assert play.core.prospects("b", play.now).held == "llmux is released"
+    play.resume()
+    play.command(OperatorUndrain, "b")
+    assert play.core.prospects("b", play.now).held == ""
+    play.settle()
+
+
+def test_those_whom_a_pin_shuts_out_are_told_of_it_unless_their_model_is_drained() -> None:
+    play = awake(two(), "a")
+    play.command(OperatorPin, "a")
+    request = play.arrive("b")
+    pinned = play.core.prospects("b", play.now)
+    assert (pinned.held, pinned.of(request)) == ("no room while a is pinned", (0, 0.0))
+    assert snapshot(play.core, play.now).models[1].pinned_against == ("a",)
+    play.command(OperatorDrain, "b")
+    assert play.core.prospects("b", play.now).held == "b is drained"
+    assert snapshot(play.core, play.now).models[1].pinned_against == ()
+    play.command(OperatorUnpin, "a")
+    play.command(OperatorUndrain, "b")
+    play.settle()
+
+
 def test_held_requests_obey_their_deadlines_and_limits() -> None:
     play = Play(two(request_timeout=10.0, max_queue=2))
     play.release()

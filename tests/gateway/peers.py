@@ -213,6 +213,7 @@ class FakeScheduler:
     verdicts: list[tuple[Failure, int]] = field(default_factory=list)  # all failures, with how many in a row
     moved: list[str] = field(default_factory=list)
     seconds: float = 14.2  # that those who wait are told
+    held: str = ""  # why nobody gets on
 
     def resolve(self, name: str) -> str | None:
         return self.names.get(name)
@@ -247,7 +248,8 @@ class FakeScheduler:
         self.moved.append(model)
 
     def prospects(self, model: str) -> Prospects:
-        return Prospects({request_id: ahead for ahead, request_id in enumerate(self.waiting)}, self.seconds)
+        places = {request_id: ahead for ahead, request_id in enumerate(self.waiting)}
+        return Prospects(places, self.seconds, held=self.held)
 
     def grant(self) -> None:
         """Grant everything that waits."""

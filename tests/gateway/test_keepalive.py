@@ -108,6 +108,14 @@ async def test_the_backends_events_follow_the_comments(
         assert gateway.observer.done == [("m", 200), ("m", 200)]
 
 
+async def test_those_who_are_held_are_told_so() -> None:
+    async with rig(settings=SOON) as gateway:
+        gateway.scheduler.hold, gateway.scheduler.held = True, "llmux is released"
+        client = await gateway.client()
+        await client.send(chat(STREAM))
+        await client.read_until(b": waiting for m, 0 ahead, held: llmux is released\n\n")
+
+
 async def test_the_head_is_that_of_an_event_stream() -> None:
     async with rig(settings=SOON) as gateway:
         gateway.backend.play(answer(EVENTS, b"text/event-stream"))

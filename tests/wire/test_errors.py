@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmux.errors import BadRequestError, LlmuxError, ModelNotFoundError
-from llmux.wire.errors import error_body, printable
+from llmux.wire.errors import Shape, error_body, printable, shape_of
 
 
 def test_shape_of_an_unknown_model() -> None:
@@ -55,3 +55,26 @@ def test_any_message_makes_one_short_printable_line(message: str) -> None:
     shown = json.loads(error_body(ModelNotFoundError(message)))["error"]["message"]
     assert shown.isprintable()
     assert len(shown) <= LlmuxError.message_limit
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        (b"/v1/messages", Shape.ANTHROPIC),
+        (b"/messages", Shape.ANTHROPIC),
+        (b"/v1/messages/count_tokens", Shape.ANTHROPIC),
+        (b"/upstream/gamma/v1/messages", Shape.ANTHROPIC),
+        (b"/v1/threads/t/messages", Shape.OPENAI),
+        (b"/v1/chat/completions", Shape.OPENAI),
+        (b"", Shape.OPENAI),
+    ],
+)
+def test_the_messages_api_has_errors_of_its_own(path: bytes, shape: Shape) -> None:
+    assert shape_of(path) is shape
+
+
+def test_anthropics_error_says_what_the_status_means() -> None:
+    assert json.loads(error_body(ModelNotFoundError("gpt-9"), Shape.ANTHROPIC)) == {
+        "type": "error",
+        "error": {"type": "not_found_error", "message": "Model not found: gpt-9"},
+    }

@@ -56,6 +56,11 @@ def test_a_comment_says_how_long_it_will_take(seconds: float, told: bytes) -> No
     assert still_waiting("llama", 2, seconds) == b": waiting for llama, 2 ahead" + told + b"\n\n"
 
 
+def test_a_comment_says_why_nobody_gets_on() -> None:
+    told = still_waiting("llama", 2, 0.0, "llama is\ndrained")
+    assert told == b": waiting for llama, 2 ahead, held: llama is\\ndrained\n\n"
+
+
 @pytest.mark.parametrize("name", ["a\u2028data: x", "a\x85b", "a\rb", "é" * 1000])
 def test_a_comment_is_one_line_whatever_the_model_is_called(name: str) -> None:
     comment = still_waiting(name, 0, 1.0).decode()

@@ -55,10 +55,12 @@ class RefusedError(CallError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where llmux is. `pin` is the file of the one certificate that is believed there; None: those of known issuers."""
+    """Where llmux is. `pin` is the file of the one certificate that is believed there; None: those of known issuers.
+    `doubt` says why it may be elsewhere; empty if that was said or found in a file."""
 
     url: str
     pin: Path | None = None
+    doubt: str = ""
 
 
 def find(url: str | None, config: Path | None) -> Place:
@@ -83,7 +85,7 @@ def find(url: str | None, config: Path | None) -> Place:
     except (OSError, ValueError) as error:
         if config is not None:
             raise UsageError(f"cannot read {config}: {error}") from error
-        return Place(DEFAULT_URL)
+        return Place(DEFAULT_URL, doubt=f"{DEFAULT_CONFIG}: {error}")
 
 
 def _place_of(file: Path) -> Place:
@@ -175,8 +177,9 @@ class Server:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+            doubt = f" ({self.place.doubt})" if self.place.doubt else ""
             return UnreachableError(
-                f"nothing listens at {self.url}. Is llmux running? Say where with --url or LLMUX_URL."
+                f"nothing listens at {self.url}{doubt}. Is llmux running? Say where with --url or LLMUX_URL."
             )
         if isinstance(error, ValueError) and not isinstance(
             error, OSError

@@ -97,7 +97,7 @@ class _Model:
         self._hooks(fields, cmd, port)
         ttl = data.get("ttl")
         if ttl:
-            self._idle(fields, ttl)
+            fields["idle_sleep_secs"] = ttl
         for key in data.keys() - _MODEL:
             self._note(f"{key}: llmux has nothing of that name")
         for macro in sorted(self._unknown):
@@ -127,14 +127,6 @@ class _Model:
             # First its own way of stopping, then ours, which waits until the process is gone.
             fields["sleep"] = f"{stop} || true; {fields['sleep']}"
         fields["alive"] = f"{before}{SCRIPT} alive"
-
-    def _idle(self, fields: dict[str, Any], ttl: Any) -> None:
-        from llmux.config import ModelConfig
-
-        if "idle_sleep_secs" in ModelConfig.model_fields:
-            fields["idle_sleep_secs"] = ttl
-        else:
-            self._note(f"ttl: {ttl}: a model sleeps when another needs its memory, not after a time")
 
     def _words(self, text: str, *, pid: str = "") -> str:
         """As words of a shell that mean what they say: llama-swap has no shell, so nothing in them is special."""

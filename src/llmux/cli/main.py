@@ -245,7 +245,8 @@ def _serve(options: ServeOptions) -> None:
         except StartError as error:
             _fail(str(error), status=1)
     except ConfigError as error:
-        hint = "" if options.config or DEFAULT_CONFIG.exists() else "\nName a file with -c, or try `llmux demo`."
+        known = options.config is not None or DEFAULT_CONFIG.exists()
+        hint = "" if known else "\n`llmux init` writes one, -c names another, and `llmux demo` needs none."
         _fail(f"{error}{hint}", status=2)
     raise typer.Exit(status)
 

@@ -133,7 +133,7 @@ def look(
     config: WhichConfigOption = None,
 ) -> None:
     """Look at a lost model now instead of later: alive, then verify, then sleep."""
-    order_about(model, "look", "is not lost any more", url, admin_key, config, as_json=as_json)
+    order_about(model, "look", "is not lost", url, admin_key, config, as_json=as_json)
 
 
 def cancel(

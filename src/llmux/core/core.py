@@ -163,7 +163,9 @@ class Core:
     def prospects(self, model: str, now: float) -> Prospects:
         """Where those who wait for `model` stand. O(those, and what `outlook` looks at)."""
         known = self.ledger.models.get(model)
-        return Prospects({}, 0.0) if known is None else prospects(self.ledger, known, now)
+        if known is None:
+            return Prospects({}, 0.0)
+        return prospects(self.ledger, known, now, self.planner.pinned_against(known))
 
     @property
     def probing(self) -> bool:
@@ -250,9 +252,10 @@ class Core:
             model.served(now - request.granted_at)
         if model.switch is not None:
             self._switching.finished(model, now)
-        elif model.state is ModelState.AWAKE:
-            self.ledger.release(model, now)  # there is room for one more
-            if not model.granted:
+        else:
+            if model.state is ModelState.AWAKE:
+                self.ledger.release(model, now)  # there is room for one more
+            if not model.granted and model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED):
                 self._idle.begins(model, now)
 
     def _expire_waiters(self, now: float) -> None:
@@ -290,6 +293,7 @@ class Core:
         if run.then is not None:
             self._run_again(run, run.then, now)
             return
+        before = run.model.state
         match run.purpose:
             case Purpose.PROBE:
                 self._health.probed(run, event, now)
@@ -317,6 +321,8 @@ class Core:
                 self._switching.canary_ended(run, event, now)
         if run.model.state is ModelState.LOST:
             self._refuse_obstructed(now)
+        elif run.model.state is ModelState.UNCONFIRMED and before is not ModelState.UNCONFIRMED:
+            self._idle.begins(run.model, now)  # it may hold its memory, and nobody may ever ask for it again
 
     def _run_again(self, run: Run, purpose: Purpose, now: float) -> None:
         """A hook has ended that something newer waits for: see `Ledger.run_hook`."""

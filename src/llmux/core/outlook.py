@@ -38,10 +38,19 @@ def outlook(ledger: Ledger, model: Model, now: float) -> float:
     return max(pause, before + drain) + ledger.costs.expected(awake, model.name)
 
 
-def prospects(ledger: Ledger, model: Model, now: float) -> Prospects:
-    """Where those who wait for `model` stand. O(those, and what `outlook` looks at)."""
+def prospects(ledger: Ledger, model: Model, now: float, pinned: tuple[str, ...] = ()) -> Prospects:
+    """Where those who wait for `model` stand, for which there is no room as long as `pinned` are. O(those, and what
+    `outlook` looks at)."""
     in_order = model.waiters.in_order(ledger.settings.level_seconds)
     places = {request.request_id: ahead for ahead, request in enumerate(in_order)}
+    if model.closed or pinned:
+        if ledger.released is not None:
+            why = "llmux is released"
+        elif model.closed:
+            why = f"{model.name} is drained"
+        else:
+            why = f"no room while {', '.join(pinned)} {'is' if len(pinned) == 1 else 'are'} pinned"
+        return Prospects(places, 0.0, held=why)  # for how long, nobody knows
     most = model.spec.max_in_flight
     if most is None:
         return Prospects(places, outlook(ledger, model, now))

@@ -132,5 +132,5 @@ def _model(core: Core, model: Model, now: float) -> ModelSnapshot:
         lost=_lost(ledger, model, now),
         pinned=model.pinned,
         drained=model.drained,
-        pinned_against=core.planner.pinned_against(model) if model.waiters else (),
+        pinned_against=core.planner.pinned_against(model) if model.waiters and not model.closed else (),
     )

@@ -132,6 +132,7 @@ class Switching:
                 self._serve(victim, now)
             else:
                 self._ledger.step(victim, Step.DIED, now)
+                self._idle.begins(victim, now)
         self._ended(switch, "cancelled", now, detail=why)
 
     def make_void(self, switch: Switch, now: float, why: str) -> None:

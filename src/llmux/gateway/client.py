@@ -22,6 +22,7 @@ from llmux.gateway.exchange import Exchange
 from llmux.gateway.observer import Limit
 from llmux.gateway.shared import Shared
 from llmux.gateway.tunnel import Tunnel
+from llmux.wire.errors import Shape, shape_of
 from llmux.wire.heads import CONTINUE, error_response
 from llmux.wire.request import RequestReader
 
@@ -300,7 +301,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, error: LlmuxError, limit: Limit | None) -> None:
         """Answer what is not, or not yet, a request. What the rest of the bytes mean is not known any more."""
-        self.write(error_response(error))
+        reader = self._reader
+        shape = shape_of(reader.request.path) if reader.in_body else Shape.OPENAI
+        self.write(error_response(error, shape=shape))
         self._shared.observer.request_done(None, error.status, 0.0)
         if limit is not None:
             self._shared.observer.limit_hit(limit)

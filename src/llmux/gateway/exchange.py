@@ -32,6 +32,7 @@ from llmux.gateway.shared import Shared
 from llmux.gateway.usage import TAIL_BYTES, used_tokens
 from llmux.messages import Failure
 from llmux.upstream import Pool, UpstreamConnection
+from llmux.wire.errors import shape_of
 from llmux.wire.headers import without_cors
 from llmux.wire.heads import empty_response, ends_with_connection, error_response, request_head, response_head
 from llmux.wire.request import Request
@@ -253,8 +254,9 @@ class Exchange:
             self.keep_alive = self._kept.keep_alive
             head = self._kept.head(self._cors or b"")
         if not self._client.write_paused:
-            ahead, seconds = self._shared.keepalives.prospects(self._model, now).of(self._request_id)
-            self._client.write(head + self._kept.framed(still_waiting(self._model, ahead, seconds)))
+            prospects = self._shared.keepalives.prospects(self._model, now)
+            ahead, seconds = prospects.of(self._request_id)
+            self._client.write(head + self._kept.framed(still_waiting(self._model, ahead, seconds, prospects.held)))
         return size
 
     # --- forwarding -----------------------------------------------------------------------------------------------
@@ -495,6 +497,7 @@ class Exchange:
                 keep_alive=self.keep_alive,
                 to_head=request.method == b"HEAD",
                 fields=self._waited + (self._cors or b""),
+                shape=shape_of(self._path or request.path),
             )
         )
         self._complete()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from llmux.errors import LlmuxError
-from llmux.wire.errors import error_body
+from llmux.wire.errors import Shape, error_body
 from llmux.wire.headers import forwarded_by_proxy
 from llmux.wire.request import Request
 from llmux.wire.response import CHUNKED, UNTIL_CLOSE, ResponseReader
@@ -100,13 +100,20 @@ def event_stream_head(*, http11: bool, keep_alive: bool, fields: bytes = b"") ->
 
 
 def error_response(
-    error: LlmuxError, *, http11: bool = True, keep_alive: bool = False, to_head: bool = False, fields: bytes = b""
+    error: LlmuxError,
+    *,
+    http11: bool = True,
+    keep_alive: bool = False,
+    to_head: bool = False,
+    fields: bytes = b"",
+    shape: Shape = Shape.OPENAI,
 ) -> bytes:
-    """A whole response that tells a client of `error`; without its body in answer to a HEAD request.
+    """A whole response that tells a client of `error`, in the `shape` that it knows; without its body in answer to a
+    HEAD request.
 
     `fields` are more header lines, each with its CR LF.
     """
-    body = error_body(error)
+    body = error_body(error, shape)
     lines = [
         b"HTTP/1.1 %d %b\r\n" % (error.status, _REASONS.get(error.status, b"Error")),
         b"Content-Type: application/json\r\n",

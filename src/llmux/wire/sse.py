@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from llmux.errors import LlmuxError
-from llmux.wire.errors import error_body, printable
+from llmux.wire.errors import ANTHROPIC_TYPES, anthropic_type, error_body, printable
 
 MAX_FAILURE_BYTES: Final = 64 * 1024
 """Of a backend's own words about a failure, what is read before it is put into an event."""
@@ -46,10 +46,12 @@ def dialect_of(path: bytes) -> Dialect | None:
 # --- comments -------------------------------------------------------------------------------------------------------
 
 
-def still_waiting(model: str, ahead: int, seconds: float) -> bytes:
+def still_waiting(model: str, ahead: int, seconds: float, held: str = "") -> bytes:
     """A comment: how many requests for `model` will be served before this one, and in about how many seconds it will be
-    its turn; 0: nobody can tell, since it should have been already."""
+    its turn; 0: nobody can tell, since it should have been already. `held`: why it is nobody's turn for now."""
     when = f", about {_rounded(seconds)}" if seconds > 0 else ""
+    if held:
+        when = f", held: {printable(held, 250)}"
     return f": waiting for {printable(model, 200)}, {ahead} ahead{when}\n\n".encode()
 
 
@@ -104,25 +106,9 @@ def _event(dialect: Dialect, status: int, error: dict[str, Any]) -> bytes:
         data = {"type": "error", "sequence_number": 0, "code": code, "message": message, "param": param, "error": error}
     else:
         kind = error.get("type")
-        kind = kind if kind in _ANTHROPIC_TYPES.values() else _ANTHROPIC_TYPES.get(status, _anthropic_type(status))
+        kind = kind if kind in ANTHROPIC_TYPES.values() else anthropic_type(status)
         data = {"type": "error", "error": {"type": kind, "message": error["message"]}}
     return b"event: error\ndata: " + _encode(data) + b"\n\n"
 
 
 _encode = msgspec.json.Encoder().encode  # in one line, as the data of an event must be
-
-_ANTHROPIC_TYPES: Final = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "api_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
-def _anthropic_type(status: int) -> str:
-    return "invalid_request_error" if 400 <= status < 500 else "api_error"
