@@ -8,7 +8,7 @@ for the gateways' slowness. It reads commands, one JSON object a line, from its 
     {"do": "hold"}                 streams are open and silent (so they begin, with one chunk)
     {"do": "paced", "gap": 0.0001} one chunk every `gap` seconds, to one stream after the other
     {"do": "flat"}                 to all streams, as fast as they take it
-    {"do": "end"}                  all streams end
+    {"do": "drop"}                 all streams are closed
     {"do": "ready", "is": false}   what GET /ready answers: 200 or 503
     {"do": "count"}                prints how many streams there are
 
@@ -35,10 +35,6 @@ CHUNK = (
     b'data: {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1700000000,"model":"bench-0",'
     b'"choices":[{"index":0,"delta":{"role":"assistant","content":"@%015d."},"finish_reason":null}]}\n\n'
 )
-LAST = (
-    b'data: {"id":"chatcmpl-0","object":"chat.completion.chunk","created":1700000000,"model":"bench-0",'
-    b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(CHAT), CHAT)
 NOT_READY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 STREAM_HEAD = (
@@ -46,6 +42,8 @@ STREAM_HEAD = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 READ_BYTES = 1 << 20
+KEPT_BYTES = 4096
+"""Of a request; "stream" is among the first members of its body, whichever client or gateway has written it."""
 STAMPED = CHUNK % 0
 
 
@@ -70,6 +68,8 @@ class Connection:
         """What begins a request that is whole now (its head, and what of the body is needed), or None."""
         if self.missing > 0 and not self.chunked:
             self.missing -= len(data)
+            if len(self.data) < KEPT_BYTES:
+                self.data += data[:KEPT_BYTES]
             return self._whole() if self.missing <= 0 else None
         self.data += data
         if self.missing < 0:
@@ -84,7 +84,7 @@ class Connection:
         if self.chunked:
             return self._whole() if self.data.endswith(b"0\r\n\r\n") else None
         if self.missing > 0:
-            self.data = self.data[:4096]  # "stream" is among the first members of every client's body here
+            self.data = self.data[:KEPT_BYTES]
             return None
         return self._whole()
 
@@ -127,8 +127,8 @@ class Backend:
                         self._command(json.loads(command))
                 elif fd == self.listener.fileno():
                     self._accept()
-                else:
-                    self._happened(self.connections[fd], events)
+                elif (connection := self.connections.get(fd)) is not None:  # else it was closed a moment ago
+                    self._happened(connection, events)
 
     def _command(self, command: dict[str, object]) -> None:
         if command["do"] == "ready":
@@ -137,12 +137,10 @@ class Backend:
         if command["do"] == "count":
             print(len(self.streams), flush=True)
             return
-        if command["do"] == "end":
+        self.mode = "hold" if command["do"] == "drop" else str(command["do"])
+        if command["do"] == "drop":
             for stream in list(self.streams):
-                self._send(stream, b"%x\r\n%b\r\n0\r\n\r\n" % (len(LAST), LAST))
-                stream.streaming = False
-            self.streams.clear()
-        self.mode = str(command["do"])
+                self._gone(stream)
         self.gap = float(str(command.get("gap", 1.0)))
         self.due = time.monotonic()
 
@@ -192,12 +190,19 @@ class Backend:
         connection.sock.close()
 
     def _send(self, connection: Connection, data: bytes) -> None:
-        """All of it: what does not fit now is waited for, as a piece of a chunk must not be lost."""
+        """All of it: what does not fit now is waited for, as a piece of a chunk must not be lost; but not for ever."""
+        patience = 20
         while data:
             try:
                 data = data[connection.sock.send(data) :]
             except BlockingIOError:
-                select.select([], [connection.sock], [], 1.0)
+                patience -= 1
+                if not patience:
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # epoll tells of it
+                    return
+                with select.epoll() as poll:
+                    poll.register(connection.sock, select.EPOLLOUT)
+                    poll.poll(0.1)
             except OSError:
                 return
 

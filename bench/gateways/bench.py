@@ -22,6 +22,7 @@ from .processes import Cores, Program, free_port, running, wait_for_port
 HERE = Path(__file__).parent
 CEILING = "ceiling"
 STARTS_WITHIN = 120.0
+FAILURES = (LoadError, OSError, RuntimeError, subprocess.SubprocessError)
 
 
 class Results:
@@ -167,14 +168,19 @@ class Bench:
             yield Target(peer.key, port, program, peer.slow)
 
     @contextlib.contextmanager
-    def everybody(self, peers: Sequence[Peer], name: str, backend: int) -> Iterator[list[Target]]:
-        """The ceiling and all peers, paused."""
+    def all_started(self, peers: Sequence[Peer], name: str, backend: int, models: int = 2) -> Iterator[list[Target]]:
+        """Those of the peers that can be started, paused."""
+        measure = name.partition("-")[0]
         with contextlib.ExitStack() as stack:
-            targets = [Target(CEILING, backend)]
+            targets = []
             for peer in peers:
-                target = stack.enter_context(self.started(peer, self.setup(peer, name, backend)))
-                target.pause()
-                targets.append(target)
+                try:
+                    target = stack.enter_context(self.started(peer, self.setup(peer, name, backend, models)))
+                except FAILURES as error:
+                    self.results.fail(measure, f"{name}: start", peer.key, str(error))
+                else:
+                    target.pause()
+                    targets.append(target)
             yield targets
 
     def by_turns(self, targets: Sequence[Target], measure: str, case: str, turn: Callable[[Target], None]) -> None:
@@ -187,9 +193,11 @@ class Bench:
                 target.resume()
                 try:
                     turn(target)
-                except (LoadError, OSError, subprocess.SubprocessError) as error:
+                except FAILURES as error:
                     self.results.fail(measure, case, target.key, str(error) or type(error).__name__)
                 finally:
+                    if target.slow:  # it may still be busy with those who have left
+                        settled(target, 20)
                     target.pause()
 
     def short(self, target: Target, body: bytes, connections: int, seconds: float) -> tuple[dict[str, float], float]:
@@ -201,6 +209,17 @@ class Bench:
         if target.program is not None:
             figures["cpu"] = (target.cpu_seconds() - before) / found.requests
         return figures, found.requests
+
+
+def settled(target: Target, seconds: float) -> bool:
+    """Waits until it has next to nothing more to do; did that come about?"""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        before = target.cpu_seconds()
+        time.sleep(0.2)
+        if target.cpu_seconds() - before < 0.02:
+            return True
+    return False
 
 
 def ask(port: int, body: bytes, seconds: float = 60) -> float:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from .bench import STARTS_WITHIN, Bench, Target, ask
+from .bench import CEILING, FAILURES, STARTS_WITHIN, Bench, Target, ask, settled
 from .load import READ_BYTES, LoadError, Streams, chat, request
 from .peers import Peer
 from .processes import Program, free_port
@@ -22,7 +22,8 @@ KB, MB = 1024, 1024 * 1024
 
 def requests(bench: Bench, peers: Sequence[Peer]) -> None:
     """Short requests, one after the other on each of 1, 32 and 256 connections, with bodies of 1 and 20 KB."""
-    with bench.everybody(peers, "requests", bench.fast) as targets:
+    with bench.all_started(peers, "requests", bench.fast) as started:
+        targets = [Target(CEILING, bench.fast), *started]
         for size in (KB, 20 * KB):
             for connections in (1, 32, 256):
                 _short(bench, targets, "requests", size, connections, 2.0)
@@ -30,7 +31,8 @@ def requests(bench: Bench, peers: Sequence[Peer]) -> None:
 
 def large(bench: Bench, peers: Sequence[Peer]) -> None:
     """Requests of 5 MB, as with a picture in base64."""
-    with bench.everybody(peers, "large", bench.backend.port) as targets:
+    with bench.all_started(peers, "large", bench.backend.port) as started:
+        targets = [Target(CEILING, bench.backend.port), *started]
         for connections in (1, 8):
             _short(bench, targets, "large", 5 * MB, connections, 2.0)
 
@@ -49,7 +51,8 @@ def _short(bench: Bench, targets: Sequence[Target], measure: str, size: int, con
 
 def streams(bench: Bench, peers: Sequence[Peer]) -> None:
     """Streams of chunks: first so many chunks a second as models make, evenly spread, then as many as can be."""
-    with bench.everybody(peers, "streams", bench.backend.port) as targets:
+    with bench.all_started(peers, "streams", bench.backend.port) as started:
+        targets = [Target(CEILING, bench.backend.port), *started]
         for count, each in ((1, 100), (50, 20), (500, 20)):
             case = f"{count} stream{'s' if count > 1 else ''}, {each}/s each"
 
@@ -89,11 +92,12 @@ def _streams(bench: Bench, target: Target, count: int) -> Iterator[Streams]:
         yield opened
     finally:
         opened.close()
-        # Where streams have ended, the backend must have heard of it before the next peer's turn.
-        deadline = time.monotonic() + 20
+        # The backend must have heard of the end before the next peer's turn; some never tell it.
+        bench.backend.do("hold")
+        deadline = time.monotonic() + 3
         while bench.backend.streams() and time.monotonic() < deadline:
             time.sleep(0.02)
-        bench.backend.do("hold")
+        bench.backend.do("drop")
 
 
 def memory(bench: Bench, peers: Sequence[Peer]) -> None:
@@ -113,7 +117,7 @@ def memory(bench: Bench, peers: Sequence[Peer]) -> None:
                     opened.read(1.0, delays=False)
                     each = (program.resident_bytes() - before) / count
                 bench.results.add("memory", case, peer.key, each=each, idle=before)
-        except (LoadError, OSError, RuntimeError) as error:
+        except FAILURES as error:
             bench.results.fail("memory", case, peer.key, str(error))
 
 
@@ -128,7 +132,7 @@ def start(bench: Bench, peers: Sequence[Peer]) -> None:
                 setup = bench.setup(peer, f"start-{models}", bench.backend.port, models)
                 try:
                     figures = _start(bench, peer.command(setup, port := free_port()), peer.environment(setup), port)
-                except (LoadError, OSError, RuntimeError) as error:
+                except FAILURES as error:
                     bench.results.fail("start", case, peer.key, str(error))
                 else:
                     bench.results.add("start", case, peer.key, **figures)
@@ -161,21 +165,17 @@ def switch(bench: Bench, peers: Sequence[Peer]) -> None:
     The hooks' own time is what the same two scripts take here when started by nobody in particular.
     """
     able = [peer for peer in peers if peer.waits]
-    with contextlib.ExitStack() as stack:
-        targets = []
-        for peer in able:
-            setup = bench.setup(peer, "switch", bench.backend.port)
-            targets.append(stack.enter_context(bench.started(peer, setup)))
-            targets[-1].pause()
+    scripts = bench.setup(peers[0], "switch", 0)
+    with bench.all_started(able, "switch", bench.backend.port) as targets:
         bodies = [chat("bench-1", 256), chat("bench-0", 256)]
         for number in range(max(4, round(60 * bench.scale))):
             os.environ["LLMUX_MODEL"] = "alone"
-            hooks = _alone(setup.sleep_script(), bench.cores.proxy) + _alone(setup.wake_script(), bench.cores.proxy)
+            hooks = _alone(scripts.sleep_script(), bench.cores.proxy) + _alone(scripts.wake_script(), bench.cores.proxy)
             for target in targets:
                 target.resume()
                 try:
                     took = ask(target.port, bodies[number % 2])
-                except (LoadError, OSError) as error:
+                except FAILURES as error:
                     bench.results.fail("switch", "two models", target.key, str(error))
                 else:
                     bench.results.add("switch", "two models", target.key, switch=took, hooks=hooks, beyond=took - hooks)
@@ -212,11 +212,11 @@ def queue(bench: Bench, peers: Sequence[Peer]) -> None:
                 bench.backend.do("ready", **{"is": False})
                 program = _program(target)
                 waiting.come(20)
-                _settled(program)
+                _settle(target)
                 before = program.resident_bytes()
                 begun = time.perf_counter()
                 waiting.come(count)
-                _settled(program)
+                _settle(target)
                 arrived = time.perf_counter() - begun
                 each = (program.resident_bytes() - before) / count
                 cpu = program.cpu_seconds()
@@ -226,7 +226,7 @@ def queue(bench: Bench, peers: Sequence[Peer]) -> None:
                 waiting.answers(120)
                 figures = {"each": each, "arrived": arrived, "answered": time.perf_counter() - begun}
                 bench.results.add("queue", case, peer.key, **figures, cpu=(program.cpu_seconds() - cpu) / count)
-        except (LoadError, OSError, RuntimeError) as error:
+        except FAILURES as error:
             bench.results.fail("queue", case, peer.key, str(error))
         finally:
             bench.backend.do("ready", **{"is": True})
@@ -275,29 +275,13 @@ class Waiting:
             raise LoadError(f"{failed} of {len(self._sockets)} requests failed")
 
 
-def _settled(program: Program) -> None:
-    """Waits until it has nothing more to do: less than a tenth of the time."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        before = program.cpu_seconds()
-        time.sleep(0.2)
-        if program.cpu_seconds() - before < 0.02:
-            return
-    raise LoadError("it does not come to rest")
-
-
 def growth(bench: Bench, peers: Sequence[Peer]) -> None:
     """What a request for the awake model costs with ever more models in the file, and with ever more that wait."""
     body = chat(MODEL, KB)
     able = [peer for peer in peers if peer.waits]
     for models in (2, 100, 1000):
         case = f"{models:,} models"
-        with contextlib.ExitStack() as stack:
-            targets = []
-            for peer in able:
-                setup = bench.setup(peer, f"growth-{models}", bench.fast, models)
-                targets.append(stack.enter_context(bench.started(peer, setup)))
-                targets[-1].pause()
+        with bench.all_started(able, f"growth-{models}", bench.fast, models) as targets:
             _short_growth(bench, targets, case, body)
     for peer in able:
         if peer.key == "llmux":  # the others serve nobody while somebody waits
@@ -310,7 +294,7 @@ def growth(bench: Bench, peers: Sequence[Peer]) -> None:
                     count = min(round(wanted * bench.scale), most)
                     waiting.come(count - come)
                     come = count
-                    _settled(_program(target))
+                    _settle(target)
                     _short_growth(bench, [target], f"{count:,} waiting", body)
 
 
@@ -320,6 +304,11 @@ def _short_growth(bench: Bench, targets: Sequence[Target], case: str, body: byte
         bench.results.add("growth", case, target.key, **figures)
 
     bench.by_turns(targets, "growth", case, turn)
+
+
+def _settle(target: Target) -> None:
+    if not settled(target, 60):
+        raise LoadError("it does not come to rest")
 
 
 def _program(target: Target) -> Program:

@@ -292,7 +292,12 @@ class LiteLLM(Peer):
         return package_version(self.peers / "litellm/bin/python", "litellm")
 
     def environment(self, setup: Setup) -> Mapping[str, str]:
-        return {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+        return {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_MODE": "PRODUCTION",
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # no peer asks for keys here
+        }
 
     def command(self, setup: Setup, port: int) -> list[str]:
         backend = f"http://127.0.0.1:{setup.backend}/v1"
