@@ -113,9 +113,14 @@ class Recording(Exchange):
         if self._state == QUEUED:
             self._waited_until_now()
             self._record.waited = _seconds_since(self._record)
-        if self._state != DONE:
+        if self._state != DONE and not self._may_be_left:
             self._record.ended_early = LEFT
         super().client_gone()
+
+    @property
+    def _may_be_left(self) -> bool:
+        """Is it no early end if the client leaves now?"""
+        return False
 
     def _waited_until_now(self) -> None:
         self._record.queued = True
@@ -187,6 +192,10 @@ class RecordedTunnel(Recording, Tunnel):
     def __init__(self, shared: Shared, client: ClientConnection, request: Request, held: int, key: bytes) -> None:
         Tunnel.__init__(self, shared, client, request, held, key)
         self._record = self._begun()
+
+    @property
+    def _may_be_left(self) -> bool:
+        return self._open  # a WebSocket lasts until somebody closes it
 
 
 class RecordedClient(ClientConnection):
