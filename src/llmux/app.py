@@ -22,6 +22,7 @@ from llmux.eventlog.recorder import Recorder
 from llmux.exposure import Exposure, Keeper, expose
 from llmux.gateway import Backend, Gateway, GatewaySettings, Limit, Timeouts, descriptors
 from llmux.hooks import HookRunner, HookSpec
+from llmux.journals import Journals
 from llmux.messages import SCRIPTS, Hook, OnExit
 from llmux.oversight import ClientView, Oversight, Sinks, devices_of
 from llmux.policy import load_policy
@@ -109,6 +110,7 @@ class App:
         learned: what was in there.
         orders: where the orders of operators are kept that stand until they are taken back.
         standing: what was in there.
+        journals: what is to be written down of requests.
     """
 
     def __init__(
@@ -119,8 +121,10 @@ class App:
         learned: Learned | None = None,
         orders: OrderStore | None = None,
         standing: Standing | None = None,
+        journals: Journals | None = None,
     ) -> None:
         self.config = config
+        self._journals = journals if journals is not None else Journals(config)
         self._store = store
         self._orders = orders
         self._standing = standing
@@ -162,6 +166,7 @@ class App:
             observer=self._telemetry,
             access=exposure.access,
             tls=None if certificate is None else certificate.context,
+            scribes=self._journals.scribes,
         )
         self._keeper = Keeper(config, certificate, self._let_in)
         self._driver.backends = self._gateway
@@ -218,6 +223,7 @@ class App:
             buffered_bytes=self._gateway.buffered_bytes,
             most_buffered_bytes=self._gateway_settings.max_buffered_bytes,
             event_log_dropped=0 if self._recorder is None else self._recorder.dropped,
+            access_log_dropped=self._journals.access_log_dropped,
         )
 
     @contextlib.asynccontextmanager
@@ -236,13 +242,14 @@ class App:
             sockets: listen on these sockets, which are bound already, instead.
 
         Raises:
-            OSError: the address cannot be bound, or the event log not be opened; no hook has run then.
+            OSError: the address cannot be bound, or the event log or access log not be opened; no hook has run then.
         """
         view = ClientView(lambda: self.config, self._driver)
         # The control plane first: whoever connects early must find it.
         async with (
             self._remembering(),
             self._recording(),
+            self._journals.writing(self._driver),
             control.control_server(
                 lambda: control.build_control(
                     view,
@@ -357,7 +364,8 @@ async def build_app(config: Config) -> tuple[App, Switcher]:
     but that of what was learned, where the configuration has a ``state_dir``.
 
     Raises:
-        ConfigError: a key or a certificate that the configuration names cannot be read or used.
+        ConfigError: a key or a certificate that the configuration names cannot be read or used; or it wants traces,
+            and OpenTelemetry is not installed.
         ValueError: the configuration's policy cannot be made.
     """
     store = learned = orders = standing = None
@@ -366,5 +374,6 @@ async def build_app(config: Config) -> tuple[App, Switcher]:
         learned = await asyncio.to_thread(store.load, frozenset(config.models))
         orders = OrderStore(config.state_path)
         standing = await asyncio.to_thread(orders.load)
-    app = App(config, await asyncio.to_thread(expose, config), store, learned, orders, standing)
+    journals = await asyncio.to_thread(Journals, config)
+    app = App(config, await asyncio.to_thread(expose, config), store, learned, orders, standing, journals)
     return app, app.switcher

@@ -87,6 +87,7 @@ class Usage(msgspec.Struct, frozen=True):
     buffered_bytes: int = 0
     most_buffered_bytes: int = 0
     event_log_dropped: int = 0
+    access_log_dropped: int = 0
 
 
 class DeviceSnapshot(msgspec.Struct, frozen=True):

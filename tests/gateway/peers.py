@@ -8,7 +8,7 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from llmux.errors import LlmuxError
 from llmux.gateway import Backend, Gateway, GatewaySettings, Limit
 from llmux.messages import Failure, Prospects
 from llmux.ports import Requester
+from llmux.records import Scribe
 from llmux.wire.rewrite import Params
 
 PATIENCE = 10.0
@@ -476,6 +477,7 @@ async def rig(
     control: BackendAddress | None = None,
     access: Access | None = None,
     tls: ssl.SSLContext | None = None,
+    scribes: Sequence[Scribe] = (),
 ) -> AsyncIterator[Rig]:
     """A gateway with the model `m` behind `backend`. At the end everything must be given back: grants, waiters,
     buffered bytes, connections on both sides."""
@@ -498,6 +500,7 @@ async def rig(
         observer=observer,
         access=access,
         tls=tls,
+        scribes=scribes,
     )
     await gateway.start("127.0.0.1", 0)
     made = Rig(gateway, scheduler, observer, backend, gateway.addresses[0][1])

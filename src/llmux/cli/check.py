@@ -80,12 +80,16 @@ def _as_the_server_would(config: Config) -> list[str]:
     """
     from llmux.errors import ConfigError
     from llmux.exposure import expose
+    from llmux.journals import tracing
     from llmux.policy import load_policy
 
     try:
         load_policy(config.policy.name, config.policy.arguments())
     except ValueError as error:
         raise ConfigError("configuration", [("policy", None, str(error))]) from error
+    made = tracing(config)
+    if made is not None:
+        made.close()
     return list(expose(config).warnings)
 
 

@@ -8,7 +8,18 @@ from llmux.config.model import Config
 from llmux.config.tree import dotted
 
 #: Keys whose change counts only once llmux is started anew.
-AT_START = ("host", "port", "event_log", "event_log_max_bytes", "event_log_keep", "state_dir")
+AT_START = (
+    "host",
+    "port",
+    "access_log",
+    "access_log_max_bytes",
+    "access_log_keep",
+    "tracing",
+    "event_log",
+    "event_log_max_bytes",
+    "event_log_keep",
+    "state_dir",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -406,6 +406,28 @@ class Config(Section):
         description="What becomes of awake models when llmux stops: `leave` them, or run their `sleep` hooks. "
         "Default: leave.",
     )
+    access_log: StrictBool | FileName = Field(
+        default=False,
+        description="A line for every request that is over: who asked for what, how long it took, how it ended. A file "
+        "has them as JSON (a relative path means the folder of the configuration file); `true` = they are events "
+        "`request` of the log. No prompts, answers, queries or keys are in it. Default: false.",
+        examples=["access.jsonl", True],
+    )
+    access_log_max_bytes: Size = Field(
+        default=64 * 2**20,
+        description="Size at which the access log's file is put aside (as `access.jsonl.1`) and begun anew, in bytes "
+        "or as a size. Default: 64MiB.",
+        examples=["64MiB"],
+    )
+    access_log_keep: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(
+        default=3, description="How many files of the access log that were put aside are kept. Default: 3."
+    )
+    tracing: StrictBool = Field(
+        default=False,
+        description="Whether OpenTelemetry traces of requests and switches are made, and the trace context of clients "
+        "is taken up and passed on to backends. Needs the extra `otel`; the environment variables `OTEL_...` say "
+        "where they are sent. Default: false.",
+    )
     event_log: FileName | None = Field(
         default=None,
         description="File to which every event and decision of the scheduler is written, a JSON line each, for "
@@ -516,6 +538,11 @@ class Config(Section):
     def state_path(self) -> Path | None:
         """The folder for what was learned; None for none."""
         return None if self.state_dir is None else (self._base_dir or Path()) / self.state_dir
+
+    @property
+    def access_log_path(self) -> Path | None:
+        """The access log's file; None for none."""
+        return (self._base_dir or Path()) / self.access_log if isinstance(self.access_log, str) else None
 
     @property
     def event_log_path(self) -> Path | None:

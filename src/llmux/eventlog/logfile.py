@@ -35,6 +35,17 @@ class LogFile:
     def is_open(self) -> bool:
         return self._fd is not None
 
+    def is_moved(self) -> bool:
+        """Has somebody else moved or removed the open file? What is no regular file is taken to stay where it is."""
+        if self._fd is None or not self._regular:
+            return False
+        mine = os.fstat(self._fd)
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        return (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino)
+
     def open(self) -> None:
         """Open it for appending, and make it if it is not there.
 

@@ -102,6 +102,18 @@ def check_model(access: Access, request: Request, key: Key | None, model: str) -
             request.lines = [line for line in request.lines if line not in dropped]
 
 
+def shown_key(access: Access, request: Request) -> str | None:
+    """The name of the valid key that `request` shows, of either kind; None if it shows none."""
+    if not request.credentials:
+        return None
+    try:
+        shown = presented_keys(request.credentials)
+    except LlmuxError:
+        return None
+    key = access.keys.find(shown) or access.admin_keys.find(shown)
+    return None if key is None else key.name
+
+
 def no_key(shown: list[bytes]) -> InvalidKeyError:
     """Why a request without a valid key is refused."""
     if shown:

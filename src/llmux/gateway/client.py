@@ -14,7 +14,7 @@ import math
 import socket
 import struct
 import termios
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 from llmux.errors import BodyTooLargeError, HeadersTooLargeError, LlmuxError, OverloadedError, RequestTimeoutError
 from llmux.gateway.access import check_body_may_come
@@ -81,6 +81,10 @@ class ClientConnection(asyncio.Protocol):
         "trusted",
         "write_paused",
     )
+
+    _EXCHANGE: ClassVar[type[Exchange]] = Exchange
+    _TUNNEL_EXCHANGE: ClassVar[type[Tunnel]] = Tunnel
+    """What carries out its requests."""
 
     def __init__(self, shared: Shared) -> None:
         settings = shared.settings
@@ -232,9 +236,9 @@ class ClientConnection(asyncio.Protocol):
                 self._held = 0
                 reader.reset()
                 if request.websocket is None:
-                    exchange = Exchange(self._shared, self, request, held)
+                    exchange = self._EXCHANGE(self._shared, self, request, held)
                 else:
-                    exchange = Tunnel(self._shared, self, request, held, request.websocket)
+                    exchange = self._TUNNEL_EXCHANGE(self._shared, self, request, held, request.websocket)
                 self._exchange = exchange
                 exchange.start()
                 if not exchange.done:

@@ -390,11 +390,12 @@ class Exchange:
         self._judge(response.status)
         self._end_kept(kept, *kept.failure(response))
 
-    def _count_tokens(self, model: str, last: bytes) -> None:
-        """All of the response has been handed on; `last` was the last of it."""
+    def _count_tokens(self, model: str, last: bytes) -> tuple[int, int] | None:
+        """All of the response has been handed on; `last` was the last of it. Returns what was counted."""
         tokens = used_tokens(self._tail + last if self._tail else last)
         if tokens is not None:
             self._shared.observer.tokens_used(model, *tokens)
+        return tokens
 
     def _judge(self, status: int) -> None:
         """Take note of how the backend answered. A client's own error (4xx) says nothing about the backend, and neither

@@ -19,10 +19,12 @@ from llmux.addresses import BackendAddress
 from llmux.gateway.client import ClientConnection
 from llmux.gateway.listeners import Listeners
 from llmux.gateway.observer import Limit, Observer
+from llmux.gateway.recorded import RecordedClient, Scribes
 from llmux.gateway.settings import Backend, GatewaySettings
 from llmux.gateway.shared import Shared
 from llmux.messages import Outcome
 from llmux.ports import Scheduler
+from llmux.records import Scribe
 from llmux.upstream import CanaryRun
 
 SWEEP_SECONDS: Final = 0.25
@@ -48,7 +50,7 @@ class Gateway:
 
     Must be made on a running loop. `backends` has every name that `scheduler.resolve` may give. `control` is where the
     control plane listens, and may be set later; without it, its paths are 404. `access` says who is let in, and may be
-    exchanged at any time. With `tls`, all listeners speak TLS.
+    exchanged at any time. With `tls`, all listeners speak TLS. `scribes` are told of every request.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Gateway:
         observer: Observer,
         access: Access | None = None,
         tls: ssl.SSLContext | None = None,
+        scribes: Sequence[Scribe] = (),
     ) -> None:
+        self._scribes = Scribes(scribes) if scribes else None
         self._shared = Shared(
             scheduler=scheduler,
             backends=backends,
@@ -91,6 +95,8 @@ class Gateway:
             self._sweep()
 
     def _accept(self) -> ClientConnection:
+        if self._scribes is not None:
+            return RecordedClient(self._shared, self._scribes)
         return ClientConnection(self._shared)
 
     @property

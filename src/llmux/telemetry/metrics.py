@@ -157,6 +157,8 @@ def gauges(snapshot: Snapshot, usage: Usage, *, log_dropped: int, tasks: int) ->
     running.put(tasks)
     gaps = Counters("llmux_event_log_dropped", "Events that are missing in the event log, which could not be written.")
     gaps.increase(by=usage.event_log_dropped)
+    unlogged = Counters("llmux_access_log_dropped", "Requests that are missing in the access log's file.")
+    unlogged.increase(by=usage.access_log_dropped)
     clients = Gauges("llmux_client_connections", "Connections of clients now.")
     clients.put(usage.connections)
     most_clients = Gauges("llmux_client_connections_limit", "Connections of clients that there may be.")
@@ -180,5 +182,6 @@ def gauges(snapshot: Snapshot, usage: Usage, *, log_dropped: int, tasks: int) ->
         dropped,
         running,
         gaps,
+        unlogged,
     )
     yield from (clients, most_clients, buffered, most_buffered)
