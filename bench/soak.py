@@ -8,6 +8,7 @@ the middle of answers, and wake, sleep and alive hooks fail, hang, or print mega
 
 - right: the whole answer, and the one that this model gives to this question;
 - refused: an error in OpenAI's shape, with llmux's own code or with the failure that the backend was told to act out;
+  for streams that had their head while they waited, it comes as their only event;
 - cut: broken off in the middle, visibly, and a fault of its backend explains it;
 - left: the client went away on purpose;
 - lost: anything else. No answer within the deadline, a clean end of half an answer, the answer to somebody else's
@@ -73,6 +74,7 @@ HONEST = {
     (429, "queue_full"), (502, "backend_error"), (503, "hook_failed"), (503, "model_backoff"), (503, "device_lost"),
     (503, "switch_failed"), (503, "request_aborted"), (504, "backend_timeout"), (504, "queue_timeout"),
 }  # fmt: skip
+REFUSED_IN_STREAM = {code: status for status, code in HONEST if code != "backend_error"}
 
 
 @dataclass
@@ -285,6 +287,9 @@ class Client:
                 if line.startswith("data: "):
                     event = json.loads(line[6:])
                     if "error" in event:
+                        code = event["error"].get("code")
+                        if not pieces and code in REFUSED_IN_STREAM:  # its head came while it waited
+                            return REFUSED_IN_STREAM[code], line[6:], False
                         raise CutError(event["error"]["message"])
                     pieces.append(event["choices"][0]["delta"].get("content", ""))
         return 200, "".join(pieces), False
