@@ -20,10 +20,16 @@ pytestmark = pytest.mark.fault(56)
 
 #: Where the wall clock is read, and that is only written down for people: module to the function's name.
 STAMPS = {
+    ("accesslog.py", "done"),  # of a line
     ("control/admin/handlers.py", "__init__"),  # when llmux started
     ("control/admin/handlers.py", "_state"),  # when it was asked
     ("control/listing.py", "__init__"),  # `created` of the list of models
     ("eventlog/recorder.py", "__init__"),  # when the run began
+    ("gateway/recorded.py", "_complete"),  # those of traces, which other programs' clocks are compared with
+    ("gateway/recorded.py", "_waited_until_now"),
+    ("gateway/recorded.py", "record_of"),
+    ("telemetry/tracing.py", "_switch_ended"),
+    ("telemetry/tracing.py", "_switch_started"),
     ("state.py", "_save"),  # when it was saved
     ("state.py", "save"),  # the same, of what operators ordered
     ("telemetry/telemetry.py", "config_taken"),  # a metric that is a time stamp
