@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import llmux
 from llmux.core import CoreSettings, ModelSpec
 from llmux.core.report import snapshot
 from llmux.messages import (
@@ -410,8 +412,9 @@ def lines_run(what: Callable[[], object]) -> int:
         return local
 
     def trace(frame: FrameType, event: str, argument: object) -> object:
-        return local if "llmux" in frame.f_code.co_filename else None
+        return local if frame.f_code.co_filename.startswith(package) else None
 
+    package = str(Path(llmux.__file__).parent)
     before = sys.gettrace()
     sys.settrace(trace)  # type: ignore[arg-type]  # typeshed wants a named recursive type
     try:
