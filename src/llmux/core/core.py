@@ -403,6 +403,8 @@ class Core:
             self._yielding.carry_on(now)
         if self._preload.left:
             self._preload.carry_on(now)
+        if self.planner.waiting() and any(m.state is ModelState.LOST for m in self.ledger.holding.values()):
+            self._refuse_obstructed(now)  # those, too, whose own switch has only now come to its end
         for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`
             if self.planner.occupied() or not self.planner.waiting():
                 return
