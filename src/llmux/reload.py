@@ -38,22 +38,32 @@ class Reloader:
         app: was made from the file at `path`.
         overrides: keys that the command line has set, whatever the file says.
         port: that llmux listens on.
+        seen: the `digest` of the file when `app` was made from it; what changes from then on is noticed. None: when it
+            begins to be watched.
     """
 
-    def __init__(self, app: App, path: Path, *, overrides: Mapping[str, Any] | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        app: App,
+        path: Path,
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        port: int = 0,
+        seen: bytes | None = None,
+    ) -> None:
         self._app = app
         self._path = path
         self._overrides = dict(overrides or {})
         self._port = port
         self._one_at_a_time = asyncio.Lock()
-        self._seen: bytes | None = None
+        self._seen = seen
         self.problems: tuple[str, ...] = ()
         """What is wrong with the file, as it was when it was last read."""
 
     async def reload(self, cause: str) -> bool:
         """Read the file and go on with what it says; returns whether it could be used. `cause` is for the log."""
         async with self._one_at_a_time:
-            self._seen = await asyncio.to_thread(_digest, self._path)
+            self._seen = await asyncio.to_thread(digest, self._path)
             try:
                 config = await asyncio.to_thread(Config.from_file, self._path)
                 config = config.model_copy(update=self._overrides)
@@ -88,7 +98,7 @@ class Reloader:
         """Reload whenever the file's content changes: written anew, replaced, or behind another symbolic link, as in a
         mounted Kubernetes ConfigMap. Never returns."""
         if self._seen is None:
-            self._seen = await asyncio.to_thread(_digest, self._path)
+            self._seen = await asyncio.to_thread(digest, self._path)
         awatch = await asyncio.to_thread(_awatch)
         while True:
             folders = await asyncio.to_thread(_folders, self._path)
@@ -113,8 +123,8 @@ class Reloader:
                 await asyncio.sleep(RETRY_SECS)
 
     async def _look(self) -> None:
-        digest = await asyncio.to_thread(_digest, self._path)
-        if digest is not None and digest != self._seen:
+        content = await asyncio.to_thread(digest, self._path)
+        if content is not None and content != self._seen:
             await self.reload("the file changed")
 
 
@@ -125,7 +135,7 @@ def _awatch() -> Any:
     return awatch
 
 
-def _digest(path: Path) -> bytes | None:
+def digest(path: Path) -> bytes | None:
     """Of the file's content; None while there is none, as in the middle of its being replaced."""
     try:
         return hashlib.sha256(path.read_bytes()).digest()

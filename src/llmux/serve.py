@@ -132,8 +132,10 @@ async def _serve(
 ) -> int:
     # After the binding, which should not have to wait until all of llmux is imported.
     from llmux.app import build_app
-    from llmux.reload import Reloader
+    from llmux.reload import Reloader, digest
 
+    # It was read just now; what happens to it while llmux starts must not go unnoticed.
+    seen = await asyncio.to_thread(digest, config.path) if watch and config.path is not None else None
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
@@ -163,7 +165,7 @@ async def _serve(
 
         stack.callback(garbage.tame(lambda: app.connections))
         if config.path is not None:
-            reloader = Reloader(app, config.path, overrides=overrides, port=listening_port)
+            reloader = Reloader(app, config.path, overrides=overrides, port=listening_port, seen=seen)
             await stack.enter_async_context(_while_serving(_reload_on(hangup, reloader)))
             app.oversight.reloader = partial(_reload_by_order, reloader)
             if watch:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,15 @@ class World:
         """What the backend was sent last."""
         chats = [request for request in self.backend.requests if request.path == PATH]
         return dict(chats[-1].headers)
+
+
+@pytest.fixture(autouse=True)
+def no_exporter_lives_on() -> Iterator[None]:
+    """An exporter that retries draws from `random`, and what is drawn elsewhere meanwhile cannot be repeated."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith("Otel"):
+            thread.join(30)
 
 
 @pytest.fixture
