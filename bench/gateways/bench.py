@@ -200,15 +200,15 @@ class Bench:
                         settled(target, 20)
                     target.pause()
 
-    def short(self, target: Target, body: bytes, connections: int, seconds: float) -> tuple[dict[str, float], float]:
-        """Figures of many short requests, and how many there were."""
+    def short(self, target: Target, body: bytes, connections: int, seconds: float) -> dict[str, float]:
+        """Figures of many short requests."""
         whole = max(1, round(seconds * self.scale))
         before = target.cpu_seconds()
         found = short_requests(self.wrk, self.folder, target.port, body, connections, whole)
         figures = {"rate": found.rate, "p50": found.p50, "p99": found.p99}
         if target.program is not None:
             figures["cpu"] = (target.cpu_seconds() - before) / found.requests
-        return figures, found.requests
+        return figures
 
 
 def settled(target: Target, seconds: float) -> bool:

@@ -73,8 +73,10 @@ def short_requests(wrk: str | None, folder: Path, port: int, body: bytes, connec
     how = ["-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--timeout", "30s", "-s", str(script)]
     done = subprocess.run([wrk, *how, f"http://127.0.0.1:{port}"], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    if found["failed"] or not found["requests"]:
+    if found["failed"]:
         raise LoadError(f"{found['failed']} of {found['requests']} requests failed")
+    if not found["requests"]:
+        raise LoadError(f"no request was answered within {seconds} s")
     return Short(found["requests"], found["seconds"], found["p50"], found["p99"])
 
 

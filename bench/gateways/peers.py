@@ -162,10 +162,13 @@ class LlamaSwap(Peer):
         return module[1] if module else said([self._require(), "-version"])
 
     def command(self, setup: Setup, port: int) -> list[str]:
-        # Its hooks are the start and the end of a process. This one stays, as a backend would; another serves.
-        script = "; ".join(filter(None, [setup.wake, "exec sleep 100000"]))
+        # Its hooks are the start and the end of a process. This one stays, as a backend would; another serves. Each
+        # has as much to do as the others' hooks.
+        script = "; ".join(filter(None, [setup.wake, f"echo 1 > {setup.folder}/on", "exec sleep 100000"]))
+        stop = "; ".join(filter(None, [setup.sleep, f"echo 0 > {setup.folder}/on", "kill ${PID}"]))
         model = {
             "cmd": f"sh -c '{script}'",
+            "cmdStop": f"sh -c '{stop}'",
             "proxy": f"http://127.0.0.1:{setup.backend}",
             "checkEndpoint": "/ready" if setup.waits_for_ready else "none",
             "concurrencyLimit": 100_000,  # its default is 10 requests at a time
@@ -271,6 +274,7 @@ defaults
     timeout client 1h
     timeout server 1h
     http-reuse always
+    option http-no-delay
 frontend all
     bind 127.0.0.1:{port} backlog 4096
     default_backend one

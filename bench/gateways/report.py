@@ -90,7 +90,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
     ),
     "switch": (
         "A request for the model that is asleep, with hooks that do next to nothing. For llama-swap, the hooks are the "
-        "end of one process and the start of another.",
+        "commands that end one process and start another.",
         [
             Column("request to first byte, ms", "switch", MS, 2),
             Column("both hooks alone, ms", "hooks", MS, 2),
