@@ -191,6 +191,19 @@ def test_waiting_is_shown_and_can_be_cancelled(page: Page, llmux: Llmux, complai
     expect(again.locator("p")).to_contain_text("stopped first token after")
 
 
+def test_a_request_that_takes_the_place_of_another_is_shown(page: Page, llmux: Llmux) -> None:
+    # One leaves and the next comes before the state is told again: the state is as it was, and is not told.
+    nobody = {"requests": []}
+    page.route("**/admin/v1/requests?*", lambda route: route.fulfill(json=nobody))
+    answer = write(page, "slow", "hello")
+    expect(page.locator("#overview .tile").first).to_contain_text(re.compile("1the oldest for [3-9] s"))
+    expect(page.locator("#requests-empty")).to_be_visible()
+    page.unroute_all()
+    expect(page.locator("#requests-rows tr")).to_contain_text(re.compile("slow.*waiting"))
+    (llmux.folder / "go").touch()
+    expect(answer.locator(".said")).to_contain_text("heard: hello")
+
+
 def test_the_playground_says_what_went_wrong(page: Page, complaints: Complaints) -> None:
     complaints.expected.append("503")
     answer = write(page, "bad", "hello")

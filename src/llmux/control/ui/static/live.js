@@ -84,7 +84,7 @@ function take({ event, data }) {
       become("live");
       catchUp();
     }
-    if (store.status.models.some((model) => model.waiting || model.in_flight) || store.requests.length) askRequests();
+    if (requestsMatter()) askRequests();
   } else if (event === "state") {
     addStates([record]);
   } else if (event === "switch") {
@@ -165,9 +165,13 @@ async function askRequests() {
   }
 }
 
-// The state only says how many there are: while there are some, see now and then whether they are still the same.
+/** Whether there are requests to be shown, or shown ones that may be gone. */
+const requestsMatter = () => store.requests.length > 0 || (store.status?.models ?? []).some((model) => model.waiting || model.in_flight);
+
+// The state only says how many there are, and does not come again when one took another's place: while there are some,
+// see now and then which.
 setInterval(() => {
-  if (store.connection === "live" && store.requests.length && !document.hidden) askRequests();
+  if (store.connection === "live" && requestsMatter() && !document.hidden) askRequests();
 }, REQUESTS_EVERY_MS);
 
 /** Asks for the whole state. The stream has it when a number in it changes; but ages, rates and averages always do. */
