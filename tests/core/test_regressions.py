@@ -6,7 +6,17 @@ import pytest
 from msgspec.structs import replace
 
 from llmux.core import CoreSettings, ModelSpec
-from llmux.messages import AbortRequests, Hook, ModelState, OperatorSwitch, Outcome, Refusal, RunHook, SwitchEnded
+from llmux.messages import (
+    AbortRequests,
+    Hook,
+    ModelState,
+    OperatorCheck,
+    OperatorSwitch,
+    Outcome,
+    Refusal,
+    RunHook,
+    SwitchEnded,
+)
 from tests.core.harness import Play, two
 
 
@@ -141,3 +151,47 @@ def test_waiters_of_a_switchs_target_and_of_its_victim_whose_time_is_over_at_onc
     assert [play.rejected[request].reason for request in waiting] == [Refusal.WAIT_TIMEOUT] * 2
     assert play.in_flight == {running: "a", late: "a"}
     assert play.state("a") is ModelState.AWAKE
+
+
+def lost_while_its_switch_goes_on() -> Play:
+    """Both were up before; nobody knows on which device `e` is, so both must sleep first. `e` fails to, `b` is slow."""
+    models = (ModelSpec("b", ({"gpu0": 10, "gpu1": 10},)), ModelSpec("e", ({"gpu0": 10}, {"gpu1": 10})))
+    devices = {"gpu0": 10, "gpu1": 10}
+    play = Play(CoreSettings(models=models, devices=devices, alive_interval=0, sleep_retry_delays=()), started=False)
+    play.start(awake=("b", "e"))
+    play.arrive("e")
+    assert play.running() == ["sleep b", "sleep e"]
+    play.end(play.run(Hook.SLEEP, "e"), Outcome.FAILED)
+    play.end(play.run(Hook.ALIVE, "e"), Outcome.FAILED)
+    assert play.states() == {"b": "sleeping", "e": "lost"}
+    return play
+
+
+@pytest.mark.fault(44)
+def test_a_model_that_is_lost_while_its_switch_goes_on_is_looked_at_when_that_is_over() -> None:
+    play = lost_while_its_switch_goes_on()
+    play.advance(60.0)
+    assert play.running() == ["sleep b"]
+    play.sleep("b")
+    assert play.running() == ["alive e"]
+    play.end(play.run(Hook.ALIVE, "e"))
+    assert play.state("e") is ModelState.UNCONFIRMED
+
+
+@pytest.mark.fault(44)
+def test_a_look_that_is_not_due_when_the_switch_is_over_comes_when_it_is() -> None:
+    play = lost_while_its_switch_goes_on()
+    play.sleep("b")
+    assert play.running() == []
+    play.advance(10.0)
+    assert play.running() == ["alive e"]
+
+
+@pytest.mark.fault(44)
+def test_an_operator_who_wants_a_look_meanwhile_gets_it_when_the_switch_is_over() -> None:
+    play = lost_while_its_switch_goes_on()
+    operator = play.command(OperatorCheck, "e")
+    play.sleep("b")
+    assert play.running() == ["alive e"]
+    play.end(play.run(Hook.ALIVE, "e"))
+    assert play.replies[operator].reason is None

@@ -161,6 +161,11 @@ class People:
         if served and model in self.machine.up and self.machine.settings.drain_before_switch:
             self.broken(f"the sleep hook of {model} runs while it serves {served[:3]}")
 
+    @property
+    def left(self) -> int:
+        """How many requests and orders are not answered yet."""
+        return len(self.present) + len(self.orders)
+
     def go_home(self) -> None:
         """Those whose streams would never end go away."""
         for client in list(self.present):

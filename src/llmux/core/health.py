@@ -229,6 +229,15 @@ class Health:
         if model.state is ModelState.LOST and model.switch is None and self._ledger.stop is None:
             self._ledger.run_hook(model, Hook.ALIVE, Purpose.RECHECK)
 
+    def in_hand_no_longer(self, model: Model) -> None:
+        """A switch that dealt with `model` is over. Looks at a lost one that came due meanwhile were left out, and so
+        was an operator who wants one."""
+        timer = f"lost:{model.name}"
+        waits = timer in self._ledger.timers and not model.check_operators
+        if model.state is ModelState.LOST and not waits and not self.looking(model):
+            self._ledger.cancel_timer(timer)
+            self.recheck_due(model)
+
     def looking(self, model: Model) -> bool:
         """Whether a lost model is being looked at. O(running hooks)."""
         looks = (Purpose.RECHECK, Purpose.REVERIFY)

@@ -405,6 +405,7 @@ class Switching:
         for model in (*switch.victims, *([switch.target] if switch.target is not None else [])):
             if model.switch is switch:
                 model.switch = None
+                self._health.in_hand_no_longer(model)
 
     def _ended(self, switch: Switch, result: str, now: float, *, cost: float | None = None, detail: str = "") -> None:
         if switch.target is None:
