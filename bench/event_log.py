@@ -84,7 +84,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> None:
         for name, one in drivers.items():
             began = time.process_time()
             took = ask(one, options.requests)
-            while recorder._put != recorder._taken:  # noqa: ASYNC110  # a thread empties it, and tells nobody
+            while recorder._writer.queued():  # noqa: ASYNC110  # a thread empties it, and tells nobody
                 await asyncio.sleep(0.02)
             if number >= 3:  # the first ones warm up
                 loop[name].append(took / options.requests * 1e6)

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from llmux import Config, build_app
-from llmux.accesslog import QUEUE_BYTES, AccessLog
+from llmux.accesslog import AccessLog
+from llmux.logfile import QUEUE_BYTES
 from llmux.records import CLIENT_GONE, Record
 from llmux.testing import SimulatedBackend
 from tests.eventlog.conftest import wait_until
@@ -261,4 +262,4 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "log", max_bytes=1, keep=1)
     note(log, 50_000)
     assert log.dropped > 0
-    assert sum(map(len, log._lines)) <= QUEUE_BYTES + 1000
+    assert sum(map(len, log._writer._lines)) <= QUEUE_BYTES + 1000

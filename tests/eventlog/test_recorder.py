@@ -19,8 +19,8 @@ from llmux.core import Core
 from llmux.driver import Driver
 from llmux.eventlog import Gap, Header, Recorder, check
 from llmux.eventlog.reading import Cut, Entry
-from llmux.eventlog.recorder import QUEUE_BYTES
 from llmux.hooks import HookRunner, HookSpec
+from llmux.logfile import QUEUE_BYTES
 from llmux.messages import Arrived, BackendFailed, Finished, Hook, OnExit
 from llmux.policy import FifoPolicy
 from tests.core.harness import two
@@ -259,7 +259,7 @@ def test_a_stuck_disk_makes_a_gap_and_the_log_says_so(opened: Open, tmp_path: Pa
     with pipe.open("rb") as reader:
         collector = threading.Thread(target=lambda: got.extend(reader))
         collector.start()
-        wait_until(lambda: recorder._put - recorder._taken < limit // 2)
+        wait_until(lambda: recorder._writer.queued() < limit // 2)
         record(recorder, 3, count + 1)
         recorder.close()
         collector.join(20)
@@ -294,4 +294,4 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "log", two(), "fifo", {})
     record(recorder, 150_000)
     assert recorder.dropped > 0
-    assert sum(map(len, recorder._lines)) <= QUEUE_BYTES
+    assert sum(map(len, recorder._writer._lines)) <= QUEUE_BYTES

@@ -1,4 +1,4 @@
-"""The file that an event log is written to: appended to, locked, rotated. Blocks; belongs to the writing thread."""
+"""One file of lines: appended to, locked, rotated. Blocks; belongs to the thread that writes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class BusyError(OSError):
-    """Another process writes this event log."""
+    """Another process writes this file."""
 
 
 class LogFile:
