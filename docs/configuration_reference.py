@@ -3,7 +3,7 @@
     python docs/configuration_reference.py > docs/configuration.md
 
 A test fails when the file is not what this prints. What a key means is said where the key is defined, in
-`llmux.config.model`; only the introduction and the example are said here.
+`llmux.config.toplevel` and the sections that it names; only the introduction and the example are said here.
 """
 
 from __future__ import annotations

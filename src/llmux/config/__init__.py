@@ -7,8 +7,9 @@ that it names; runs nothing, binds nothing.
 from __future__ import annotations
 
 from llmux.config.access import AdminKeyConfig, CorsConfig, KeyConfig, TlsConfig
+from llmux.config.config import Config
 from llmux.config.difference import Difference, as_started, difference
-from llmux.config.model import Config, ModelConfig
+from llmux.config.model import ModelConfig
 from llmux.config.policy import PolicyConfig
 from llmux.config.schema import config_schema
 from llmux.config.secrets import FoundKey, Secrets, read_secrets, secret_files, secret_variables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmux.config.model import Config
+from llmux.config.config import Config
 from llmux.config.tree import dotted
 
 #: Keys whose change counts only once llmux is started anew.

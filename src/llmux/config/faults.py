@@ -14,8 +14,9 @@ from pydantic_core import ErrorDetails
 from llmux.config.access import AdminKeyConfig, CorsConfig, KeyConfig, TlsConfig, is_secret_place
 from llmux.config.canary import CanaryConfig
 from llmux.config.checks import Location, did_you_mean
+from llmux.config.config import Config
 from llmux.config.fields import BY_DEVICE, ON_ONE_DEVICE
-from llmux.config.model import Config, ModelConfig
+from llmux.config.model import ModelConfig
 from llmux.config.policy import PolicyConfig
 from llmux.config.timeouts import HookTimeouts, ModelHookTimeouts, RelayTimeouts
 

@@ -16,10 +16,10 @@ from pydantic_core import ErrorDetails
 
 from llmux.config.access import is_secret_place
 from llmux.config.checks import Claim, alias_faults, find_faults
+from llmux.config.config import FAULT, Config
 from llmux.config.faults import message_of, place_of
 from llmux.config.fields import Aliases, Devices, Needs
 from llmux.config.json_reader import read_json
-from llmux.config.model import FAULT, Config
 from llmux.config.scripts import hook_folders
 from llmux.config.tree import Location, Node, UnreadableError, dotted
 from llmux.config.yaml_reader import read_yaml

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmux.config.model import Config
+from llmux.config.config import Config
 
 
 def config_schema() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from llmux.config.model import Config
+from llmux.config.config import Config
 from llmux.config.tree import dotted
 from llmux.messages import SCRIPTS, Hook
 

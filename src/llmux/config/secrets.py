@@ -17,7 +17,7 @@ from llmux.config.access import AdminKeyConfig, KeyConfig
 from llmux.config.checks import Fault, Location, did_you_mean
 
 if TYPE_CHECKING:
-    from llmux.config.model import Config
+    from llmux.config.config import Config
 
 MAX_KEY_BYTES = 4096
 SHORT_KEY = 16

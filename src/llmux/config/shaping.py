@@ -1,6 +1,6 @@
 """The fields that say what clients are told of a model, and what becomes of the bodies that they send it.
 
-Kinds of values for `llmux.config.model`, each with its description. Pure.
+Kinds of values for `llmux.config.model` and `toplevel`, each with its description. Pure.
 """
 
 from __future__ import annotations
