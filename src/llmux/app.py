@@ -169,7 +169,7 @@ class App:
             scribes=self._journals.scribes,
         )
         self._keeper = Keeper(config, certificate, self._let_in)
-        self._driver.backends = self._gateway
+        self._driver.connect(self._gateway)
         self.oversight = Oversight(lambda: self.config, self._driver, self._history)
         self.switcher = Switcher(self._driver, lambda: ports(self.config))
         self._reloading = asyncio.Lock()

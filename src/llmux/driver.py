@@ -2,7 +2,7 @@
 
 Events go in one at a time, in the order in which they happened, and every effect is carried out before the next event
 is looked at; so there are no locks. An event that an effect causes (a grant that fails at once, say) waits its turn.
-Touches the loop's clock and timers, hooks by `HookRunner`, and the gateway only through `llmux.ports`.
+Touches the clock, requests only through `llmux.ports`, and everything else outside the core by `llmux.world`.
 """
 
 from __future__ import annotations
@@ -15,26 +15,10 @@ from time import monotonic
 from typing import Any, Protocol
 
 from llmux import logs
-from llmux.core import IMPLICIT_DEVICE, ConfigChanged, Core, CoreEvent, CoreSettings, PolicyNote
+from llmux.core import ConfigChanged, Core, CoreEvent, CoreSettings, PolicyNote
 from llmux.core.report import orders, snapshot, standing
-from llmux.errors import (
-    BackoffError,
-    DeviceLostError,
-    DrainedError,
-    HookFailedError,
-    LlmuxError,
-    ModelNotFoundError,
-    NotReadyError,
-    QueueFullError,
-    ReleasedError,
-    RequestCancelledError,
-    RequestNotFoundError,
-    ShuttingDownError,
-    SwitchError,
-    WaitTimeoutError,
-)
-from llmux.hooks import HookResult, HookSpec, switch_variables
-from llmux.hooks.runner import OnEnd
+from llmux.errors import LlmuxError, RequestCancelledError, RequestNotFoundError, SwitchError
+from llmux.hooks import HookResult, HookSpec
 from llmux.messages import (
     AbortRequests,
     Arrived,
@@ -62,7 +46,6 @@ from llmux.messages import (
     OperatorSwitch,
     OperatorUndrain,
     OperatorUnpin,
-    Outcome,
     Prospects,
     Refusal,
     Reject,
@@ -71,10 +54,11 @@ from llmux.messages import (
     Start,
     Stop,
     Stopped,
-    TimerFired,
 )
 from llmux.ports import Backends, Requester, Streaming
+from llmux.refusals import refusal_error
 from llmux.snapshot import Snapshot, Standing
+from llmux.world import Hooks, World
 
 log = logs.get_logger("llmux.driver")
 
@@ -86,43 +70,6 @@ _TELL_LATER = 0.005
 _TOLD_AT_ONCE = 200
 
 Watcher = Callable[[float, CoreEvent | Effect], None]
-
-_ERRORS: Mapping[Refusal, type[SwitchError]] = {
-    Refusal.NOT_READY: NotReadyError,
-    Refusal.WAIT_TIMEOUT: WaitTimeoutError,
-    Refusal.HOOK_FAILED: HookFailedError,
-    Refusal.BACKOFF: BackoffError,
-    Refusal.DEVICE_LOST: DeviceLostError,
-    Refusal.QUEUE_FULL: QueueFullError,
-    Refusal.RELEASED: ReleasedError,
-    Refusal.DRAINED: DrainedError,
-    Refusal.SHUTTING_DOWN: ShuttingDownError,
-}
-
-
-def refusal_error(reason: Refusal, model: str, detail: str, retry_after: float | None) -> SwitchError:
-    """The error that a client or an operator gets for a refusal of the core."""
-    if reason is Refusal.MODEL_NOT_FOUND:
-        return ModelNotFoundError(model)
-    return _ERRORS[reason](detail, retry_after=retry_after)
-
-
-class Hooks(Protocol):
-    """What the driver asks of `HookRunner`, whose methods these are."""
-
-    def start(
-        self,
-        run_id: int,
-        model: str,
-        hook: Hook,
-        spec: HookSpec,
-        *,
-        timeout: float | None,
-        variables: Mapping[str, str],
-        on_end: OnEnd,
-    ) -> None: ...
-
-    def cancel(self, run_id: int) -> None: ...
 
 
 class FactSink(Protocol):
@@ -167,16 +114,14 @@ class Driver:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.core = core
-        self.backends: Backends | None = None
-        self._hooks = hooks
-        self._scripts = dict(scripts)
-        self._ports = dict(ports)
-        self._ports_to_be: dict[str, int | None] = {}  # of models that are to be woken first
         self._names = {name: name for name in core.ledger.models} | dict(aliases)
         self._sink = sink
         self._record = recorder
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._world = world = World(
+            hooks, scripts, ports, clock=clock, on_timer=self.dispatch, on_hook_end=self._hook_ended
+        )
         self._events: deque[CoreEvent] = deque()
         self._busy = False
         self._untold: deque[Callable[[], None]] = deque()
@@ -187,23 +132,25 @@ class Driver:
         self._requesters: dict[int, Requester] = {}
         self._commands: dict[int, asyncio.Future[None]] = {}
         self._refused_for: tuple[tuple[Refusal, str, str, float | None], SwitchError] | None = None  # the last one
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._canaries: dict[int, Callable[[], None]] = {}  # by run: how to cancel it
         self._stopped = self._loop.create_future()
         self._watchers: list[Watcher] = []
         self._apply: dict[type, Callable[[Any], None]] = {
             Grant: self._grant,
             Reject: self._reject,
-            RunHook: self._run_hook,
-            CancelHook: self._cancel_hook,
-            CloseBackend: self._close_backend,
+            RunHook: world.run_hook,
+            CancelHook: world.cancel_hook,
+            CloseBackend: world.close_backend,
             AbortRequests: self._abort_requests,
-            SetTimer: self._set_timer,
-            CancelTimer: self._cancel_timer,
+            SetTimer: world.set_timer,
+            CancelTimer: world.cancel_timer,
             OperatorReply: self._operator_reply,
-            ModelRemoved: self._model_removed,
+            ModelRemoved: world.model_removed,
             Stopped: self._all_stopped,
         }
+
+    def connect(self, backends: Backends) -> None:
+        """Ask this of the gateway, which can only be made after the driver; until then, canaries fail."""
+        self._world.backends = backends
 
     # --- the one loop ----------------------------------------------------------------------------------------
 
@@ -312,7 +259,7 @@ class Driver:
         self.dispatch(BackendFailed(model, failure, in_a_row))
 
     def backend_moved(self, model: str) -> None:
-        self._take_port(model)
+        self._world.take_port(model)
 
     # --- another configuration ---------------------------------------------------------------------------------
 
@@ -328,28 +275,9 @@ class Driver:
         """Go on with these instead. Scripts count from a hook's next run; the port of a model that there was before,
         like its address at the gateway, from its next wake. `policy` is None to keep the one there is."""
         names = [spec.name for spec in settings.models]
-        known = self.core.ledger.models
-        self._ports_to_be = {name: ports.get(name) for name in names if name in known}
-        self._ports.update((name, port) for name, port in ports.items() if name not in known)
-        self._scripts |= scripts  # those of models that are removed are needed once more
+        self._world.reconfigure(scripts, ports, known=self.core.ledger.models.keys() & set(names))
         self._names = {name: name for name in names} | dict(aliases)
         self.dispatch(ConfigChanged(settings, policy))
-
-    def _take_port(self, model: str) -> None:
-        if model in self._ports_to_be:
-            port = self._ports_to_be.pop(model)
-            if port is None:
-                self._ports.pop(model, None)
-            else:
-                self._ports[model] = port
-
-    def _model_removed(self, effect: ModelRemoved) -> None:
-        for hook in Hook:
-            self._scripts.pop((effect.model, hook), None)
-        self._ports.pop(effect.model, None)
-        self._ports_to_be.pop(effect.model, None)
-        if self.backends is not None:
-            self.backends.removed(effect.model)
 
     # --- effects -----------------------------------------------------------------------------------------------
 
@@ -367,82 +295,16 @@ class Driver:
             self._refused_for = why, refusal_error(*why)
         requester.refused(self._refused_for[1])
 
-    def _run_hook(self, effect: RunHook) -> None:
-        if effect.hook is Hook.WAKE:
-            self._take_port(effect.model)
-            if self.backends is not None:
-                self.backends.waking(effect.model)
-        if effect.hook is Hook.CANARY:
-            self._send_canary(effect)
-            return
-        variables = switch_variables(
-            self._ports.get(effect.model),
-            effect.from_model,
-            effect.to_model,
-            [device for device in effect.devices if device != IMPLICIT_DEVICE],
-        )
-
-        def ended(run_id: int, result: HookResult) -> None:
-            self._untold.append(partial(self._sink.hook_ended, effect.model, effect.hook, result))
-            # What the hook printed is for the log, not for clients, so it is no part of the detail.
-            self.dispatch(HookEnded(run_id, result.outcome, result.duration, result.exit_code, result.detail))
-
-        self._hooks.start(
-            effect.run_id,
-            effect.model,
-            effect.hook,
-            self._scripts[effect.model, effect.hook],
-            timeout=effect.timeout,
-            variables=variables,
-            on_end=ended,
-        )
-
-    def _send_canary(self, effect: RunHook) -> None:
-        def ended(outcome: Outcome, seconds: float, detail: str) -> None:
-            self._canaries.pop(effect.run_id, None)
-            result = HookResult(outcome, seconds, detail=detail)
-            self._untold.append(partial(self._sink.hook_ended, effect.model, effect.hook, result))
-            self.dispatch(HookEnded(effect.run_id, outcome, seconds, None, detail))
-
-        try:
-            if self.backends is None:
-                raise RuntimeError("there is no gateway to send it")
-            self._canaries[effect.run_id] = self.backends.send_canary(effect.model, effect.timeout, ended)
-        except Exception as error:  # its model's waiters must hear of it
-            self._loop.call_soon(ended, Outcome.ERROR, 0.0, f"could not be sent: {error}")
-
-    def _cancel_hook(self, effect: CancelHook) -> None:
-        cancel_canary = self._canaries.get(effect.run_id)
-        if cancel_canary is not None:
-            cancel_canary()
-        else:
-            self._hooks.cancel(effect.run_id)
-
-    def _close_backend(self, effect: CloseBackend) -> None:
-        if self.backends is not None:
-            self.backends.close_backend(effect.model)
+    def _hook_ended(self, run: RunHook, result: HookResult) -> None:
+        self._untold.append(partial(self._sink.hook_ended, run.model, run.hook, result))
+        # What the hook printed is for the log, not for clients, so it is no part of the detail.
+        self.dispatch(HookEnded(run.run_id, result.outcome, result.duration, result.exit_code, result.detail))
 
     def _abort_requests(self, effect: AbortRequests) -> None:
         for request_id in effect.request_ids:
             requester = self._requesters.get(request_id)
             if requester is not None:
                 requester.aborted(effect.reason)
-
-    def _set_timer(self, effect: SetTimer) -> None:
-        old = self._timers.pop(effect.key, None)
-        if old is not None:
-            old.cancel()
-        # On uvloop it may fire up to a millisecond early; then the core sets it again.
-        self._timers[effect.key] = self._loop.call_later(max(0.0, effect.at - self._clock()), self._fire, effect.key)
-
-    def _cancel_timer(self, effect: CancelTimer) -> None:
-        handle = self._timers.pop(effect.key, None)
-        if handle is not None:
-            handle.cancel()
-
-    def _fire(self, key: str) -> None:
-        self._timers.pop(key, None)
-        self.dispatch(TimerFired(key))
 
     def _operator_reply(self, effect: OperatorReply) -> None:
         future = self._commands.pop(effect.operator_id, None)
@@ -566,6 +428,4 @@ class Driver:
     def close(self) -> None:
         """Cancel every timer; the driver handles nothing any more."""
         self._tell_sink()
-        for handle in self._timers.values():
-            handle.cancel()
-        self._timers.clear()
+        self._world.close()

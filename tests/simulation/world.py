@@ -142,7 +142,7 @@ class World:
             recorder=self._raised,
             clock=loop.time,
         )
-        self._driver.backends = self._machine
+        self._driver.connect(self._machine)
         self._driver.subscribe(self._watch)
         rate = rng.choice([0.05, 0.5, 3.0])
         self._people = People(
