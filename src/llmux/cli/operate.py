@@ -12,74 +12,61 @@ import typer
 
 from llmux.cli.options import (
     INTERRUPTED,
-    JsonOption,
-    KeyOption,
+    Call,
     ModelArgument,
-    UrlOption,
-    WhichConfigOption,
     fail,
+    for_running,
     print_json,
-    server,
 )
 
 if TYPE_CHECKING:
     from llmux.cli.connection import RefusedError, Server
 
 
+@for_running
 def status(
+    call: Call,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", metavar="", help="Go on showing it as it changes, until Ctrl-C.")
     ] = False,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
 ) -> None:
     """Show all models: state, queue, what waking and sleeping cost; and whether llmux is ready, and why not."""
     from llmux.cli import tables
 
-    with server(url, admin_key, config) as llmux:
+    with call.server() as llmux:
         if watch:
             from llmux.cli.watch import watch_status
 
-            watch_status(llmux, as_json=as_json)
+            watch_status(llmux, as_json=call.as_json)
             return
         state = llmux.get("/state")
-        if as_json:
+        if call.as_json:
             print_json(state)
         else:
             tables.console().print(tables.status(state, llmux.url))
 
 
-def models(
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def models(call: Call) -> None:
     """List the models: aliases, state, devices, usual wake and sleep times, how often they are asked for."""
     from llmux.cli import tables
 
-    with server(url, admin_key, config) as llmux:
+    with call.server() as llmux:
         found = llmux.get("/models")["models"]
-        if as_json:
+        if call.as_json:
             print_json(found)
         else:
             tables.console().print(tables.models(found))
 
 
-def requests(
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def requests(call: Call) -> None:
     """List the requests that wait or are served, with the ids that `llmux cancel` wants."""
     from llmux.cli import tables
 
-    with server(url, admin_key, config) as llmux:
+    with call.server() as llmux:
         found = llmux.get("/requests")["requests"]
-        if as_json:
+        if call.as_json:
             print_json(found)
             return
         table = tables.grid("ID", "MODEL", "STATE", "AGE", right=("ID", "AGE"))
@@ -89,77 +76,54 @@ def requests(
         tables.console().print(table)
 
 
-def switch(
-    model: ModelArgument,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def switch(call: Call, model: ModelArgument) -> None:
     """Wake a model now, whoever waits, and return once it is awake. What is in its way is drained and put to sleep."""
-    order_about(model, "switch", "is awake", url, admin_key, config, as_json=as_json)
+    order_about(call, model, "switch", "is awake")
 
 
-def sleep(
-    model: ModelArgument,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def sleep(call: Call, model: ModelArgument) -> None:
     """Drain a model and put it to sleep; return once it sleeps."""
-    order_about(model, "sleep", "is asleep", url, admin_key, config, as_json=as_json)
+    order_about(call, model, "sleep", "is asleep")
 
 
+@for_running
 def free(
+    call: Call,
     model: ModelArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask.")] = False,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
 ) -> None:
     """Give your word that a lost or unconfirmed model holds no memory: others may be woken there at once."""
     if not yes and sys.stdin.isatty():
         typer.confirm(f"Are you sure that {model} holds no memory? Others will be woken there.", abort=True, err=True)
-    order_about(model, "free", "counts as asleep", url, admin_key, config, as_json=as_json)
+    order_about(call, model, "free", "counts as asleep")
 
 
-def look(
-    model: ModelArgument,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def look(call: Call, model: ModelArgument) -> None:
     """Look at a lost model now instead of later: alive, then verify, then sleep."""
-    order_about(model, "look", "is not lost", url, admin_key, config, as_json=as_json)
+    order_about(call, model, "look", "is not lost")
 
 
+@for_running
 def cancel(
+    call: Call,
     request_id: Annotated[int, typer.Argument(metavar="ID", min=0, help="As `llmux requests` has it.")],
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
 ) -> None:
     """End a request: one that waits is refused, one that is served is cut off."""
-    with server(url, admin_key, config) as llmux:
-        tell(llmux.post(f"/requests/{request_id}/cancel"), f"request {request_id} was ended", as_json=as_json)
+    with call.server() as llmux:
+        tell(call, llmux.post(f"/requests/{request_id}/cancel"), f"request {request_id} was ended")
 
 
-def reload(
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def reload(call: Call) -> None:
     """Have llmux read its configuration file again. A file with faults changes nothing; they are shown."""
     from llmux.cli.connection import RefusedError
     from llmux.cli.progress import with_progress
     from llmux.hooks.output import printable
 
-    with server(url, admin_key, config) as llmux:
+    with call.server() as llmux:
         try:
             answer = interruptible(
                 lambda: with_progress(llmux, None, "reading the configuration again", lambda: llmux.post("/reload"))
@@ -169,15 +133,13 @@ def reload(
             message = printable(str(error))
             file = message.partition(": ")[0]
             fail(message.replace(f"; {file}", f"\n  {file}") + "\nNothing was changed.")
-        tell(answer, "the configuration was read again", as_json=as_json)
+        tell(call, answer, "the configuration was read again")
 
 
-def order_about(
-    model: str, order: str, done: str, url: str | None, key: str | None, config: Any, *, as_json: bool
-) -> None:
+def order_about(call: Call, model: str, order: str, done: str) -> None:
+    """Give an order about a model, wait until it is carried out, and say so: that the model is `done`."""
     from llmux.cli.connection import RefusedError, model_path
     from llmux.cli.progress import with_progress
-    from llmux.cli.tables import duration
     from llmux.hooks.output import printable
 
     words = {
@@ -185,7 +147,7 @@ def order_about(
         "look": f"looking at {model}",
         "drain": f"draining {model}",
     }.get(order, f"{model}: {order}")
-    with server(url, key, config) as llmux:
+    with call.server() as llmux:
         try:
             answer = interruptible(
                 lambda: with_progress(llmux, model, words, lambda: llmux.post(model_path(model, order)))
@@ -193,8 +155,14 @@ def order_about(
         except RefusedError as error:
             hint = f"\n`llmux logs {model}` shows what its hooks printed." if error.code == "hook_failed" else ""
             fail(printable(f"{error}{hint}{meant(llmux, model, error)}"))
-        took = f" ({duration(answer['secs'])})" if answer["secs"] >= 0.05 else ""
-        tell(answer, f"{model} {done}{took}", as_json=as_json)
+        tell(call, answer, f"{model} {done}{took(answer)}")
+
+
+def took(answer: Any) -> str:
+    """How long an order took, to be put behind what was done; empty if that was no time to speak of."""
+    from llmux.cli.tables import duration
+
+    return f" ({duration(answer['secs'])})" if answer["secs"] >= 0.05 else ""
 
 
 def meant(llmux: Server, model: str, error: RefusedError) -> str:
@@ -225,10 +193,11 @@ def interruptible(order: Any) -> Any:
         fail("the order stands, and is carried out all the same; `llmux status` shows how it gets on", INTERRUPTED)
 
 
-def tell(answer: Any, words: str, *, as_json: bool) -> None:
+def tell(call: Call, answer: Any, words: str) -> None:
+    """Show what came of an order: the answer, or in words."""
     from llmux.hooks.output import printable
 
-    if as_json:
+    if call.as_json:
         print_json(answer)
     else:
         typer.echo(printable(words))

@@ -5,8 +5,11 @@ Light: imported whenever `llmux` is started, whatever for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -98,6 +101,45 @@ def server(url: str | None, key: str | None, config: Path | None) -> Iterator[Se
         fail(printable(str(error)))
     except BrokenPipeError:
         fail("nobody reads the output any more")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the options of every command for a running llmux said: which one is meant, and how to answer."""
+
+    url: str | None
+    admin_key: str | None
+    config: Path | None
+    as_json: bool
+
+    def server(self) -> AbstractContextManager[Server]:
+        """See `server`."""
+        return server(self.url, self.admin_key, self.config)
+
+
+_CALL = tuple(
+    Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    for name, default, annotation in (
+        ("as_json", False, JsonOption),
+        ("url", None, UrlOption),
+        ("admin_key", None, KeyOption),
+        ("config", None, WhichConfigOption),
+    )
+)
+
+
+def for_running(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a command for a running llmux of a function that wants a `Call` before its own arguments and options: the
+    options that make the call are put after them."""
+
+    @wraps(command)
+    def run(*, as_json: bool, url: str | None, admin_key: str | None, config: Path | None, **own: object) -> None:
+        command(Call(url, admin_key, config, as_json), **own)
+
+    whole = signature(command, eval_str=True)
+    _, *own = whole.parameters.values()
+    run.__signature__ = whole.replace(parameters=[*own, *_CALL])  # type: ignore[attr-defined]  # what typer reads
+    return run
 
 
 def print_json(value: Any) -> None:

@@ -7,34 +7,23 @@ from typing import Annotated
 
 import typer
 
-from llmux.cli.operate import interruptible, order_about, tell
-from llmux.cli.options import (
-    JsonOption,
-    KeyOption,
-    ModelArgument,
-    UrlOption,
-    WhichConfigOption,
-    fail,
-    server,
-)
+from llmux.cli.operate import interruptible, order_about, tell, took
+from llmux.cli.options import Call, ModelArgument, fail, for_running
 
 
+@for_running
 def release(
+    call: Call,
     refuse: Annotated[
         bool, typer.Option("--refuse", metavar="", help="Refuse requests meanwhile (503), instead of holding them.")
     ] = False,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
 ) -> None:
     """Give the devices away: drain everything, put it to sleep, and wake nothing until `llmux resume`."""
     from llmux.cli.connection import RefusedError
     from llmux.cli.progress import describe_release, with_progress
-    from llmux.cli.tables import duration
     from llmux.hooks.output import printable
 
-    with server(url, admin_key, config) as llmux:
+    with call.server() as llmux:
         try:
             answer = interruptible(
                 lambda: with_progress(
@@ -48,61 +37,36 @@ def release(
         except RefusedError as error:
             stands = "\nllmux is released all the same, and wakes nothing until `llmux resume`."
             fail(printable(str(error)) + (stands if error.code in ("hook_failed", "device_lost") else ""))
-        took = f" ({duration(answer['secs'])})" if answer["secs"] >= 0.05 else ""
         fate = "refused" if refuse else "held"
-        tell(answer, f"everything is asleep{took}; requests are {fate} until `llmux resume`", as_json=as_json)
+        tell(call, answer, f"everything is asleep{took(answer)}; requests are {fate} until `llmux resume`")
 
 
-def resume(
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def resume(call: Call) -> None:
     """Take the devices back after `llmux release`: models are woken for those who ask for them."""
-    with server(url, admin_key, config) as llmux:
-        tell(llmux.post("/resume"), "models are woken again when they are asked for", as_json=as_json)
+    with call.server() as llmux:
+        tell(call, llmux.post("/resume"), "models are woken again when they are asked for")
 
 
-def drain(
-    model: ModelArgument,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def drain(call: Call, model: ModelArgument) -> None:
     """Take a model out of use: let it finish, put it to sleep, and hold its requests until `llmux undrain`."""
-    order_about(model, "drain", "is asleep, and its requests wait", url, admin_key, config, as_json=as_json)
+    order_about(call, model, "drain", "is asleep, and its requests wait")
 
 
-def undrain(
-    model: ModelArgument,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def undrain(call: Call, model: ModelArgument) -> None:
     """Put a drained model back into use."""
-    order_about(model, "undrain", "is given requests again", url, admin_key, config, as_json=as_json)
+    order_about(call, model, "undrain", "is given requests again")
 
 
-def pin(
-    model: ModelArgument,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def pin(call: Call, model: ModelArgument) -> None:
     """Once it is awake, do not put a model to sleep for others, until `llmux unpin`. Does not wake it."""
-    order_about(model, "pin", "is pinned", url, admin_key, config, as_json=as_json)
+    order_about(call, model, "pin", "is pinned")
 
 
-def unpin(
-    model: ModelArgument,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    admin_key: KeyOption = None,
-    config: WhichConfigOption = None,
-) -> None:
+@for_running
+def unpin(call: Call, model: ModelArgument) -> None:
     """Let a pinned model be put to sleep for others again."""
-    order_about(model, "unpin", "is not pinned any more", url, admin_key, config, as_json=as_json)
+    order_about(call, model, "unpin", "is not pinned any more")
