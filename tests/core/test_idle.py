@@ -31,6 +31,35 @@ def idle(seconds: float = 60.0, **options: object) -> CoreSettings:
     )
 
 
+def served(settings: CoreSettings) -> Play:
+    """Model a was woken for a request, and has just answered it."""
+    play = Play(settings)
+    request = play.arrive("a")
+    play.wake("a")
+    play.finish(request)
+    return play
+
+
+def assert_sleeps_after(play: Play, seconds: float) -> None:
+    """Nothing runs for one second less than that, and then the sleep hook of a."""
+    play.advance(seconds - 1.0)
+    assert not play.hooks
+    play.advance(1.0)
+    assert play.running() == ["sleep a"]
+
+
+def fail_to_sleep(play: Play, alive: Outcome) -> None:
+    """The sleep hook of a, which runs, fails, and its alive hook ends like that."""
+    play.end(play.run(Hook.SLEEP, "a"), Outcome.FAILED)
+    play.end(play.run(Hook.ALIVE, "a"), alive)
+
+
+def die(play: Play) -> None:
+    """The backend of a fails a request, and its alive hook says that it is dead."""
+    play.fail_backend("a")
+    play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+
+
 # --- idle_sleep -------------------------------------------------------------------------------------------------------
 
 
@@ -98,10 +127,7 @@ def test_pinned_models_and_those_without_idle_sleep_stay_awake(seconds: float) -
 
 @pytest.mark.fault(51)
 def test_an_idle_sleep_and_an_order_at_once() -> None:
-    play = Play(idle())
-    request = play.arrive("a")
-    play.wake("a")
-    play.finish(request)
+    play = served(idle())
     play.advance(60.0)
     command = play.command(OperatorSwitch, "a")  # its sleep hook runs already
     play.advance(1.0)
@@ -113,49 +139,31 @@ def test_an_idle_sleep_and_an_order_at_once() -> None:
 
 
 def test_a_sleep_that_fails_is_not_tried_again_at_once() -> None:
-    play = Play(idle(2.0, sleep_retry_delays=(), backoff_base=100.0, backoff_cap=100.0))
-    request = play.arrive("a")
-    play.wake("a")
-    play.finish(request)
+    play = served(idle(2.0, sleep_retry_delays=(), backoff_base=100.0, backoff_cap=100.0))
     play.advance(2.0)
-    play.end(play.run(Hook.SLEEP, "a"), Outcome.FAILED)
-    play.end(play.run(Hook.ALIVE, "a"), Outcome.OK)
+    fail_to_sleep(play, alive=Outcome.OK)
     assert play.state("a") is ModelState.AWAKE
-    play.advance(99.0)
-    assert not play.hooks
-    play.advance(1.0)
-    assert play.running() == ["sleep a"]
+    assert_sleeps_after(play, 100.0)
 
 
 def test_so_is_one_that_was_never_vouched_for() -> None:
     play = Play(idle(2.0, sleep_retry_delays=(), backoff_base=100.0, backoff_cap=100.0), started=False)
     play.start(awake=("a",))
     play.advance(2.0)
-    play.end(play.run(Hook.SLEEP, "a"), Outcome.FAILED)
-    play.end(play.run(Hook.ALIVE, "a"), Outcome.OK)
+    fail_to_sleep(play, alive=Outcome.OK)
     assert play.state("a") is ModelState.UNCONFIRMED
-    play.advance(99.0)
-    assert not play.hooks
-    play.advance(1.0)
-    assert play.running() == ["sleep a"]
+    assert_sleeps_after(play, 100.0)
 
 
 def test_one_that_was_lost_and_answers_again_sleeps_after_its_time() -> None:
-    play = Play(idle(20.0, sleep_retry_delays=(), lost_check_base=5.0, lost_check_cap=5.0))
-    request = play.arrive("a")
-    play.wake("a")
-    play.finish(request)
+    play = served(idle(20.0, sleep_retry_delays=(), lost_check_base=5.0, lost_check_cap=5.0))
     play.advance(20.0)
-    play.end(play.run(Hook.SLEEP, "a"), Outcome.FAILED)
-    play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+    fail_to_sleep(play, alive=Outcome.FAILED)
     assert play.state("a") is ModelState.LOST
     play.advance(5.0)
     play.end(play.run(Hook.ALIVE, "a"), Outcome.OK)
     assert play.state("a") is ModelState.UNCONFIRMED
-    play.advance(19.0)
-    assert not play.hooks
-    play.advance(1.0)
-    assert play.running() == ["sleep a"]
+    assert_sleeps_after(play, 20.0)
 
 
 def test_one_that_died_with_requests_sleeps_once_they_are_gone() -> None:
@@ -163,39 +171,28 @@ def test_one_that_died_with_requests_sleeps_once_they_are_gone() -> None:
     request = play.arrive("a")
     play.wake("a")
     play.advance(30.0)  # its first timer has come and gone
-    play.fail_backend("a")
-    play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+    die(play)
     assert play.state("a") is ModelState.UNCONFIRMED
     play.finish(request)
-    play.advance(9.0)
-    assert not play.hooks
-    play.advance(1.0)
-    assert play.running() == ["sleep a"]
+    assert_sleeps_after(play, 10.0)
 
 
 def test_one_whose_drain_was_called_off_sleeps_after_its_time() -> None:
     play = Play(idle(10.0))
     request = play.arrive("a")
     play.wake("a")
-    play.fail_backend("a")
-    play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+    die(play)
     other = play.arrive("b")
     play.advance(30.0)
     assert play.state("a") is ModelState.DRAINING
     play.leave(other)
     assert play.state("a") is ModelState.UNCONFIRMED
     play.finish(request)
-    play.advance(9.0)
-    assert not play.hooks
-    play.advance(1.0)
-    assert play.running() == ["sleep a"]
+    assert_sleeps_after(play, 10.0)
 
 
 def test_a_reload_counts_the_time_that_has_passed() -> None:
-    play = Play(two(alive_interval=0.0))
-    request = play.arrive("a")
-    play.wake("a")
-    play.finish(request)
+    play = served(two(alive_interval=0.0))
     play.advance(100.0)
     play.reconfigure(idle(130.0))
     play.advance(29.0)
