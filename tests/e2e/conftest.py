@@ -63,6 +63,21 @@ class Server:
 
 
 @contextlib.asynccontextmanager
+async def listening(process: asyncio.subprocess.Process) -> AsyncIterator[Server]:
+    """Wait until llmux, which was just started with a pipe for its log, listens; end it at last."""
+    server = Server(process)
+    reader = asyncio.create_task(server.read())
+    try:
+        await server.wait_for("listening")
+        yield server
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reader
+
+
+@contextlib.asynccontextmanager
 async def llmux_process(*arguments: str, cwd: Path | None = None, **environment: str) -> AsyncIterator[Server]:
     """Run the command line, wait until it listens, and end it at last."""
     process = await asyncio.create_subprocess_exec(
@@ -75,13 +90,5 @@ async def llmux_process(*arguments: str, cwd: Path | None = None, **environment:
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    server = Server(process)
-    reader = asyncio.create_task(server.read())
-    try:
-        await server.wait_for("listening")
+    async with listening(process) as server:
         yield server
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await reader

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from llmux.testing import SimulatedBackend
-from tests.e2e.conftest import DEADLINE, Server, llmux_process
+from tests.e2e.conftest import DEADLINE, Server, listening, llmux_process
 from tests.gateway.peers import RawClient
 
 pytestmark = pytest.mark.anyio
@@ -121,16 +121,8 @@ async def limited(descriptors: int, *arguments: str) -> AsyncIterator[Server]:
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
-    server = Server(process)
-    reader = asyncio.create_task(server.read())
-    try:
-        await server.wait_for("listening")
+    async with listening(process) as server:
         yield server
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await reader
 
 
 @pytest.mark.fault(54)
