@@ -193,8 +193,7 @@ def test_waiting_is_shown_and_can_be_cancelled(page: Page, llmux: Llmux, complai
 
 def test_a_request_that_takes_the_place_of_another_is_shown(page: Page, llmux: Llmux) -> None:
     # One leaves and the next comes before the state is told again: the state is as it was, and is not told.
-    nobody = {"requests": []}
-    page.route("**/admin/v1/requests?*", lambda route: route.fulfill(json=nobody))
+    page.route("**/admin/v1/requests?*", lambda route: route.fulfill(body='{"requests": []}'))
     answer = write(page, "slow", "hello")
     expect(page.locator("#overview .tile").first).to_contain_text(re.compile("1the oldest for [3-9] s"))
     expect(page.locator("#requests-empty")).to_be_visible()
