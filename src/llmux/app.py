@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
+from hashlib import sha256
 
 from llmux import control
 from llmux.access import Access
@@ -142,6 +144,7 @@ class App:
             on_output=sinks.hook_output,
             on_held=self._telemetry.hook_output_held,
             withheld=secret_variables(config),
+            owner="" if config.path is None else sha256(os.fsencode(config.path)).hexdigest()[:16],
         )
         policy = load_policy(config.policy.name, config.policy.arguments())
         settings = core_settings(config)
@@ -264,6 +267,8 @@ class App:
             self._gateway.control = address
             if self._standing is not None:  # before anybody can ask for a model
                 self._driver.restore(self._standing)
+            for orphan in await self._hooks.end_orphans():  # before anybody can have a model woken
+                self._telemetry.hook_left_running(orphan)
             try:
                 if sockets is None:
                     await self._gateway.start(

@@ -747,6 +747,34 @@ def test_59_stopping_while_waking_waits_for_the_hook_within_the_bound() -> None:
     play.advance(30.0)
     assert play.cancelled == {run.run_id}
     play.end(run, Outcome.CANCELLED)
+    assert play.running() == ["sleep a"], "what it has begun is loading on, and the next llmux could not know"
+    play.sleep("a")
+    assert play.stopped
+    assert play.state("a") is ModelState.ASLEEP
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMEOUT, Outcome.CANCELLED])
+def test_59_a_clean_up_that_fails_holds_up_the_end_only_once(outcome: Outcome) -> None:
+    play = Play(two())
+    play.arrive("a")
+    play.stop(grace=30.0)
+    play.advance(30.0)
+    play.end(play.run(Hook.WAKE, "a"), Outcome.CANCELLED)
+    play.end(play.run(Hook.SLEEP, "a"), outcome)
+    if not play.stopped:
+        play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+    assert play.stopped
+    assert play.state("a") in (ModelState.UNCONFIRMED, ModelState.LOST)
+
+
+def test_59_a_model_that_was_woken_stays_up_though_its_canary_is_cut_short() -> None:
+    play = Play(CoreSettings(models=(ModelSpec("a", canary=True), ModelSpec("b"))))
+    play.arrive("a")
+    play.end(play.run(Hook.WAKE, "a"))
+    run = play.run(Hook.CANARY, "a")
+    play.stop(grace=30.0)
+    assert play.cancelled == {run.run_id}
+    play.end(run, Outcome.CANCELLED)
     assert play.stopped
     assert play.state("a") is ModelState.UNCONFIRMED
 

@@ -18,7 +18,7 @@ class Step(enum.StrEnum):
     FOUND_ASLEEP = "its alive hook said no when it was first asked"
     WAKE = "its wake hook begins"
     WOKE = "its wake hook succeeded"
-    ABANDONED = "llmux stops, and its wake was cut short"
+    ABANDONED = "llmux stops, and its canary was cut short"
     CLEAN_UP = "its wake hook failed, so its sleep hook cleans up"
     UNPROVEN = "its canary failed, so its sleep hook cleans up"
     DIED = "it is dead"

@@ -317,7 +317,7 @@ class Switching:
         model, switch = run.model, self._switch_of(run.model)
         switch.wake_seconds = result.duration
         if result.outcome is not Outcome.OK:
-            self._wake_failed(model, switch, f"wake hook of {model.name} {describe(result)}", result, now)
+            self._wake_failed(model, switch, f"wake hook of {model.name} {describe(result)}", now)
         elif model.spec.canary and self._ledger.stop is None:
             self._ledger.run_hook(model, Hook.CANARY, Purpose.CANARY)
         else:
@@ -332,7 +332,8 @@ class Switching:
             return
         why = f"canary of {model.name} {describe(result)}"
         if switch.unproven or self._ledger.stop is not None:
-            self._wake_failed(model, switch, why, result, now)
+            woken = self._ledger.stop is not None and result.outcome is Outcome.CANCELLED
+            self._wake_failed(model, switch, why, now, woken=woken)
             return
         switch.unproven = why
         self._clean_up(model, Step.UNPROVEN, now)
@@ -377,11 +378,13 @@ class Switching:
         self._ledger.abort_all(model, f"{model.name} has to be put to sleep")
         self._ledger.run_hook(model, Hook.SLEEP, Purpose.SLEEP)
 
-    def _wake_failed(self, model: Model, switch: Switch, why: str, result: HookEnded, now: float) -> None:
+    def _wake_failed(self, model: Model, switch: Switch, why: str, now: float, *, woken: bool = False) -> None:
+        """`woken` says that only the proof is missing, as llmux stops. A wake that was cut short is cleaned up even
+        then: a server that loads on would say no to the next llmux's alive hook, and its memory would be given away."""
         pause = self._blame_wake(model, why, now)
         self._ledger.refuse_all(model, Refusal.HOOK_FAILED, model.wake_error, now, pause)
         self._close(switch)
-        if self._ledger.stop is not None and result.outcome is Outcome.CANCELLED:
+        if woken:
             self._ledger.step(model, Step.ABANDONED, now)
         else:
             self._clean_up(model, Step.CLEAN_UP, now)

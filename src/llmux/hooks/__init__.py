@@ -7,8 +7,18 @@ without a deadline, and never show the environment that a hook was given.
 
 from __future__ import annotations
 
+from llmux.hooks.orphans import RUN_ID_VARIABLE, Orphan
 from llmux.hooks.output import OutputObserver, printable
 from llmux.hooks.run import HookResult
-from llmux.hooks.runner import RUN_ID_VARIABLE, HookRunner, HookSpec, switch_variables
+from llmux.hooks.runner import HookRunner, HookSpec, switch_variables
 
-__all__ = ["RUN_ID_VARIABLE", "HookResult", "HookRunner", "HookSpec", "OutputObserver", "printable", "switch_variables"]
+__all__ = [
+    "RUN_ID_VARIABLE",
+    "HookResult",
+    "HookRunner",
+    "HookSpec",
+    "Orphan",
+    "OutputObserver",
+    "printable",
+    "switch_variables",
+]

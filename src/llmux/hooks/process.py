@@ -29,6 +29,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from llmux.hooks.orphans import LEADER_VARIABLE
+
 SHELL = "/bin/sh"
 POLL_SHORTEST = 0.001
 POLL_LONGEST = 0.02
@@ -37,11 +39,14 @@ POLL_LONGEST = 0.02
 def shell_command(script: str, cwd: Path | None) -> str:
     """What ``sh -c`` is given so that `script` runs in `cwd`; exit 126 and a message on stderr if that is not there.
 
-    The prefix stays on the script's first line, so that line numbers in the shell's messages hold.
+    Before that, the shell takes `LEADER_VARIABLE` from all that it will start, and sets a trap that does nothing: where
+    there is one, bash does not give itself up for the last command of the script. The prefix stays on the script's
+    first line, so that line numbers in the shell's messages hold.
     """
+    known = f"unset {LEADER_VARIABLE}; trap : EXIT; "
     if cwd is None:
-        return script
-    return f"CDPATH= cd -- {shlex.quote(str(cwd))} || exit 126; {script}"
+        return known + script
+    return f"{known}CDPATH= cd -- {shlex.quote(str(cwd))} || exit 126; {script}"
 
 
 def seal_descriptors() -> None:

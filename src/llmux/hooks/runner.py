@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from llmux.hooks.orphans import LEADER_VARIABLE, RUN_ID_VARIABLE, Orphan, end_orphans, mark
 from llmux.hooks.output import OutputObserver
 from llmux.hooks.process import seal_descriptors, shell_command, spawn
 from llmux.hooks.run import HookResult, Limits, Run
 from llmux.messages import Hook, Outcome
-
-RUN_ID_VARIABLE = "LLMUX_RUN_ID"
-"""The environment variable whose value is unique to one run of one hook, and by which its processes are known."""
 
 OnEnd = Callable[[int, HookResult], None]
 
@@ -62,6 +60,8 @@ class HookRunner:
         on_held: told the model and the hook where a hook has succeeded, and somebody whom it left behind still holds
             its output `held_after` seconds later: they get SIGPIPE once llmux is no longer there to read.
         withheld: variables of llmux's own environment that hooks do not get.
+        owner: whose hooks these are, without a full stop: what an earlier process of the same owner has left running,
+            `end_orphans` ends. Empty: nobody's.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class HookRunner:
         on_held: Callable[[str, Hook], None] | None = None,
         held_after: float = 2.0,
         withheld: Set[str] = frozenset(),
+        owner: str = "",
     ) -> None:
         self._grace = grace
         self._tail_bytes = tail_bytes
@@ -82,13 +83,27 @@ class HookRunner:
         self._on_held = on_held
         self._held_after = held_after
         self._withheld = withheld
+        self._owner = owner
         self._token = secrets.token_hex(8)
+        self._doubted: dict[str, str] = {}  # models whose alive hook is not asked the next time, and why
         self._running: dict[int, Run | None] = {}  # None: could not be started, which is about to be reported
         self._background: set[Run] = set()
         self._killed = False
         self._idle = asyncio.Event()
         self._idle.set()
         seal_descriptors()
+
+    async def end_orphans(self) -> tuple[Orphan, ...]:
+        """End the wake and sleep hooks that an earlier process of this owner has left running. Nobody knows what they
+        have done, so the next run of the alive hook of each of their models ends with `Outcome.ERROR`, unasked. To be
+        called before any hook is started."""
+        if not self._owner:
+            return ()
+        self._token = await asyncio.to_thread(mark, self._owner) + self._token
+        orphans = await asyncio.to_thread(end_orphans, self._owner, self._grace)
+        for orphan in orphans:
+            self._doubted[orphan.model] = f"not asked: a {orphan.hook} hook of an earlier llmux was still running"
+        return orphans
 
     @property
     def running(self) -> int:
@@ -125,10 +140,15 @@ class HookRunner:
             result = HookResult(Outcome.CANCELLED, 0.0, detail="llmux is ending")
             asyncio.get_running_loop().call_soon(self._over, run_id, on_end, model, hook, result)
             return
+        if hook is Hook.ALIVE and model in self._doubted:
+            result = HookResult(Outcome.ERROR, 0.0, detail=self._doubted.pop(model))
+            asyncio.get_running_loop().call_soon(self._over, run_id, on_end, model, hook, result)
+            return
         try:
             inherited = {name: value for name, value in os.environ.items() if name not in self._withheld}
             environment = {**inherited, **spec.env, **variables}
             environment |= {"LLMUX_MODEL": model, "LLMUX_HOOK": hook.value, RUN_ID_VARIABLE: marker}
+            environment[LEADER_VARIABLE] = "1"
             pid, stdout, stderr = spawn(shell_command(spec.script, spec.cwd), environment)
         except Exception as error:  # whatever it was, the hook did not run, and its model's waiters must hear of it
             result = HookResult(Outcome.ERROR, time.monotonic() - began, detail=f"could not be started: {error}")

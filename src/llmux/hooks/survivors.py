@@ -55,7 +55,7 @@ def _scan(session: int, marker: str) -> tuple[list[int], list[int]]:
         if not entry.name.isdecimal():
             continue
         try:
-            state, _, _, its_session = _stat(entry)[:4]
+            state, _, _, its_session = stat_of(entry)[:4]
             if state in (b"Z", b"X"):
                 continue
             if int(its_session) == session:
@@ -67,14 +67,14 @@ def _scan(session: int, marker: str) -> tuple[list[int], list[int]]:
     return inside, escaped
 
 
-def _stat(entry: Path) -> list[bytes]:
+def stat_of(entry: Path) -> list[bytes]:
     """State, parent, group, session … of a process: what follows its command, which may hold anything, ``)`` too."""
     return (entry / "stat").read_bytes().rpartition(b")")[2].split()
 
 
 def _lives(pid: int) -> bool:
     try:
-        return _stat(PROC / str(pid))[0] not in (b"Z", b"X")
+        return stat_of(PROC / str(pid))[0] not in (b"Z", b"X")
     except OSError:
         return False
 

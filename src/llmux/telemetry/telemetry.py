@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from llmux import logs
-from llmux.hooks import HookResult
+from llmux.hooks import HookResult, Orphan
 from llmux.messages import (
     NOT_EXECUTED,
     AbortRequests,
@@ -198,6 +198,17 @@ class Telemetry:
     def hook_output(self, model: str, hook: Hook, line: str) -> None:
         """A hook, or a daemon that it left behind, wrote a line to either of its outputs."""
         log.debug("hook_output", model=model, hook=str(hook), line=line)
+
+    def hook_left_running(self, orphan: Orphan) -> None:
+        """A hook of a llmux that is no more was still running, and was ended."""
+        log.warning(
+            "hook_left_running",
+            model=orphan.model,
+            hook=str(orphan.hook),
+            pid=orphan.pid,
+            survivors=list(orphan.survivors),
+            message="an earlier llmux was killed while this hook ran: it was ended, and its model may hold memory",
+        )
 
     def hook_output_held(self, model: str, hook: Hook) -> None:
         """Somebody whom a hook left behind still holds the hook's output."""
