@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -223,6 +224,7 @@ def test_two_at_a_time_do_not_mix(opened: Open, tmp_path: Path, caplog: pytest.L
 # --- when there is no room ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(55)
 def test_a_full_disk_holds_nobody_up(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
     log = opened(Path("/dev/full"), queue_bytes=2000)
     note(log, 1000)
@@ -231,6 +233,27 @@ def test_a_full_disk_holds_nobody_up(opened: Open, caplog: pytest.LogCaptureFixt
     assert logged(caplog, "access_log_failing")[0]["error"] == "No space left on device"
     log.close()
     assert len(logged(caplog, "access_log_failing")) == 1
+
+
+@pytest.mark.fault(55)
+def test_a_disk_that_is_full_at_the_start_is_no_reason_not_to_start(
+    opened: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.open
+
+    def full(path: str, flags: int, *more: Any, **options: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return really(path, flags, *more, **options)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "open", full)
+        log = opened()
+        note(log, 3)
+        wait_until(lambda: bool(logged(caplog, "access_log_failing")))
+    wait_until(lambda: bool(logged(caplog, "access_log_goes_on")))
+    log.close()
+    assert numbers(tmp_path / "log") == [1, 2, 3]
 
 
 def test_a_stuck_disk_holds_nobody_up_and_the_log_says_what_is_missing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -242,6 +243,28 @@ def test_55_a_full_disk_holds_nobody_up(opened: Open, caplog: pytest.LogCaptureF
     assert recorder.dropped > 1900
     recorder.close()
     assert len(logged(caplog, "event_log_failing")) == 1
+
+
+@pytest.mark.fault(55)
+def test_55_a_disk_that_is_full_at_the_start_is_no_reason_not_to_start(
+    opened: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the last line was cut, as on a disk that filled up, even opening the file takes a byte."""
+    (tmp_path / "log").write_bytes(b'{"cut":')
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", full)
+        recorder = opened()
+        record(recorder, 10)
+        wait_until(lambda: bool(logged(caplog, "event_log_failing")))
+    wait_until(lambda: bool(logged(caplog, "event_log_goes_on")))
+    assert logged(caplog, "event_log_goes_on")[0]["dropped"] == 0
+    recorder.close()
+    assert (tmp_path / "log").read_bytes().startswith(b'{"cut":\n{')
+    assert len((tmp_path / "log").read_bytes().splitlines()) == 12  # the cut one, a header, ten events
 
 
 def test_a_stuck_disk_makes_a_gap_and_the_log_says_so(opened: Open, tmp_path: Path) -> None:

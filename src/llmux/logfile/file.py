@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 from pathlib import Path
+from typing import Final
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class BusyError(OSError):
@@ -45,6 +49,21 @@ class LogFile:
         except FileNotFoundError:
             return True
         return (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino)
+
+    def begin(self) -> None:
+        """Open it if that is possible now. If another process writes it, an llmux that is about to stop perhaps, or the
+        disk is full, it may be later: serving must not wait for that.
+
+        Raises:
+            OSError: it cannot be opened, for another reason than these.
+        """
+        try:
+            self.open()
+        except BusyError:
+            pass
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
 
     def open(self) -> None:
         """Open it for appending, and make it if it is not there.

@@ -10,11 +10,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from llmux.logfile.file import BusyError, LogFile
+from llmux.logfile.file import LogFile
 
 QUEUE_BYTES: Final = 8 * 2**20
 """How much may wait to be written; what comes when there is more is dropped."""
@@ -97,14 +96,13 @@ class LineWriter:
     # --- beginning and end; these block -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Open the file and begin to write. If another process writes it, an llmux that is about to stop perhaps, it
-        is tried again and again.
+        """Open the file and begin to write. If another process writes it, or the disk is full, it is tried again and
+        again.
 
         Raises:
             OSError: the file cannot be opened.
         """
-        with suppress(BusyError):
-            self._file.open()
+        self._file.begin()
         self._thread.start()
 
     def close(self) -> None:
