@@ -43,6 +43,9 @@ LAST_WORDS_SECS = 2.0
 #: How often what was learned is saved, in seconds; and at the end.
 SAVE_SECS = 30.0
 
+#: How long the disk may take for that, in seconds, before llmux ends all the same.
+SAVE_PATIENCE_SECS = 5.0
+
 
 def backend(name: str, model: ModelConfig) -> Backend:
     """What the gateway must know of a model."""
@@ -339,9 +342,11 @@ class App:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.to_thread(store.save, self._costs.learned())
-            if self._standing_changed.is_set():  # not otherwise: a start that failed has none of them yet
-                await asyncio.to_thread(orders.save, self._driver.standing())
+            with contextlib.suppress(TimeoutError):  # a disk that hangs does not keep llmux from ending
+                async with asyncio.timeout(SAVE_PATIENCE_SECS):
+                    await asyncio.to_thread(store.save, self._costs.learned())
+                    if self._standing_changed.is_set():  # not otherwise: a start that failed has none of them yet
+                        await asyncio.to_thread(orders.save, self._driver.standing())
 
     async def stop(self) -> None:
         """Stop accepting, refuse what waits, let what is in flight end within ``shutdown_grace_secs``, see that no

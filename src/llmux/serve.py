@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ BACKLOG = 1024
 
 KILL_SECS = 2.0
 """How long the second signal may take to end everything, in seconds; then the process just exits."""
+
+END_SECS = 2.0
+"""How long a thread that a disk or a network file system holds may keep the process from exiting, once all is over."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -69,7 +73,9 @@ def serve(
     logs.configure(log_level, log_format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, sockets, exposure.warnings, overrides, watch=watch))
+            status = runner.run(_serve(config, sockets, exposure.warnings, overrides, watch=watch))
+            _exit_soon(status)
+            return status
     finally:
         for sock in sockets:
             sock.close()
@@ -213,6 +219,13 @@ async def _while_serving(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def _exit_soon(status: int) -> None:
+    """Python waits for its threads, and one that reads a file of a server which is gone never ends."""
+    watchdog = threading.Timer(END_SECS, _exit, [status])
+    watchdog.daemon = True
+    watchdog.start()
 
 
 def _exit(status: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -116,6 +117,24 @@ async def test_a_bad_file_changes_nothing_and_says_why(tmp_path: Path) -> None:
             assert await metric(client, "llmux_config_last_reload_success_timestamp_seconds") > took_over
             assert not server.events("config_needs_restart")  # -p has the last word on the port
     assert await lines(journal) == ["wake a"]
+
+
+@pytest.mark.fault(59)
+async def test_a_file_that_cannot_be_read_to_its_end_holds_up_neither_requests_nor_the_stop(tmp_path: Path) -> None:
+    """As on a network file system whose server is gone; played by a pipe that nobody writes to."""
+    journal, path = tmp_path / "journal", tmp_path / "config.json"
+    async with (
+        SimulatedBackend("a").serving() as (_, port),
+        serving(path, {"a": model(port, journal)}) as server,
+        client_of(server) as client,
+    ):
+        await asyncio.to_thread(path.unlink)
+        os.mkfifo(path)
+        server.process.send_signal(signal.SIGHUP)
+        with await asyncio.to_thread(path.open, "wb"):  # from now on, llmux reads
+            assert (await ask(client, "a")).status_code == 200
+            assert await server.stop(signal.SIGTERM) == 0
+        assert server.events("stopped")
 
 
 async def test_what_needs_a_restart_is_said_each_time_and_stays_as_it_was(tmp_path: Path) -> None:
