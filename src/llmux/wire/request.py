@@ -8,7 +8,7 @@ Nothing after the end of a request, and nothing after an error, is ever parsed a
 
 from __future__ import annotations
 
-import string
+import re
 from typing import Final
 
 from httptools import HttpParserError, HttpRequestParser
@@ -39,10 +39,12 @@ from llmux.wire.headers import (
 )
 from llmux.wire.websocket import handshake_key
 
+_BLANK: Final = 0x20  # no method begins with it, or what is below
 _CHUNK_OVERHEAD: Final = 16  # bytes of framing for each of content that are not counted
 _NOT_NOMINATED: Final = frozenset({b"close", b"keep-alive"})
-# Of a host and port (RFC 3986, section 3.2.2): unreserved, percent-encoded, sub-delims, those of IP literals.
-_HOST_CHARACTERS: Final = (string.ascii_letters + string.digits + "-._~%!$&'()*+,;=[]:").encode()
+# A host and port (RFC 9110, section 7.2; RFC 3986, section 3.2.2): unreserved, percent-encoded and sub-delims, or an IP
+# literal. An empty one is for requests that have no authority.
+_HOST: Final = re.compile(rb"(?:[\w.~%!$&'()*+,;=-]++|\[[\w.~%!$&'()*+,;=:-]++\])(?::[0-9]*+)?+|", re.ASCII)
 
 
 class Request:
@@ -190,7 +192,9 @@ class RequestReader(HeadReader):
         self._switches = True
 
     def _end_head(self, head: bytes) -> None:
-        lines = head.lstrip(b"\r\n").split(b"\r\n")
+        if head[0] <= _BLANK:
+            head = _without_empty_lines(head)
+        lines = head.split(b"\r\n")
         request = self.request
         if self._switches:
             request.websocket = handshake_key(lines)
@@ -340,9 +344,17 @@ class RequestReader(HeadReader):
             self._end_body()
 
 
+def _without_empty_lines(head: bytes) -> bytes:
+    """RFC 9112, section 2.2: empty lines before a request are skipped. llhttp takes a bare CR or LF for one, too."""
+    stripped = head.lstrip(b"\r\n")
+    if head[: len(head) - len(stripped)].replace(b"\r\n", b""):
+        raise BadRequestError("malformed request: a bare CR or LF before the request line")
+    return stripped
+
+
 def _checked_host(host: bytes) -> bytes:
     """A backend is told of it, and may build links with it."""
-    if host.translate(None, _HOST_CHARACTERS):
+    if _HOST.fullmatch(host) is None:
         raise BadRequestError("malformed request: that is no host")
     return host
 
