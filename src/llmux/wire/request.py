@@ -118,6 +118,7 @@ class RequestReader(HeadReader):
 
     __slots__ = (
         "_chunked",
+        "_host",
         "_length",
         "_max_body",
         "_max_head",
@@ -132,6 +133,7 @@ class RequestReader(HeadReader):
 
     def __init__(self, *, max_head_bytes: int, max_body_bytes: int) -> None:
         self.set_limits(max_head_bytes=max_head_bytes, max_body_bytes=max_body_bytes)
+        self._host = b""  # the last one that was looked at: on a connection, it is nearly always the same
         self.reset()
 
     def set_limits(self, *, max_head_bytes: int, max_body_bytes: int) -> None:
@@ -261,7 +263,9 @@ class RequestReader(HeadReader):
             if request.http11:
                 raise BadRequestError("malformed request: there is no Host field")
         else:
-            request.host = _checked_host(host)
+            if host != self._host:
+                self._host = _checked_host(host)
+            request.host = host
         if not target.startswith(b"/"):
             scheme, separator, rest = target.partition(b"://")
             if not separator or scheme.lower() not in (b"http", b"https"):
