@@ -114,6 +114,7 @@ async def test_what_is_not_there(client: httpx.AsyncClient) -> None:
     assert (await post(client, "/reload", 409))["error"]["code"] == "nothing_to_reload"
 
 
+@pytest.mark.fault(63)
 async def test_what_changes_something_is_post(client: httpx.AsyncClient) -> None:
     for one in OPERATIONS:
         path = PREFIX + one.path.format(model="good", id=1)

@@ -165,6 +165,7 @@ async def test_a_relative_script_is_found_beside_the_file(tmp_path: Path, journa
     assert await lines(journal) == ["wake a"]
 
 
+@pytest.mark.fault(22)
 async def test_22_a_models_name_is_never_executed(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     name = f"x$(touch {canary})`touch {canary}`;touch {canary}"

@@ -392,7 +392,7 @@ async def test_a_page_may_read_errors_too() -> None:
         assert answer.header("access-control-allow-origin") == CHAT
 
 
-@pytest.mark.fault(66)
+@pytest.mark.fault(63, 66)
 async def test_the_admin_api_is_open_to_no_other_page() -> None:
     control = FakeBackend()
     await control.start()
