@@ -196,6 +196,7 @@ class App:
             exposure = await asyncio.to_thread(expose, config)
             self.config = config = as_started(self.config, config)
             self._keeper.adopt(config, exposure)
+            self._hooks.withhold(secret_variables(config))
             self._gateway_settings = gateway_settings(config)
             # In this order: who counts, and who relays, must know of a model before the scheduler may grant for it.
             self._telemetry.reconfigure(config.models, request_timeout_secs=config.policy.request_timeout_secs)

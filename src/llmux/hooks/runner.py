@@ -90,6 +90,10 @@ class HookRunner:
         self._idle.set()
         seal_descriptors()
 
+    def withhold(self, withheld: Set[str]) -> None:
+        """Keep these variables, and no others, from the hooks that are started from now on."""
+        self._withheld = withheld
+
     @property
     def running(self) -> int:
         """Number of hooks whose end was not reported yet."""
