@@ -18,6 +18,7 @@ class LlmuxError(Exception):
         code: stable machine-readable reason, the ``error.code`` of the response body.
         param: name of the offending request field, if there is one.
         retry_after: seconds after which trying again makes sense, or None.
+        unwanted: nobody wants the request to come again, though its status would have clients try.
         message_limit: characters of the message that a client is told at most. Only what no client has a hand in may
             be longer than this.
     """
@@ -25,6 +26,7 @@ class LlmuxError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     message_limit: ClassVar[int] = 500
+    unwanted: ClassVar[bool] = False
     param: str | None = None
     retry_after: float | None = None
 
@@ -138,6 +140,9 @@ class RequestAbortedError(SwitchError):
 
     code = "request_aborted"
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the request was ended: {reason}", retry_after=1)
+
 
 class RequestNotFoundError(SwitchError):
     """No request of that number waits or is served."""
@@ -150,9 +155,10 @@ class RequestNotFoundError(SwitchError):
 
 
 class RequestCancelledError(SwitchError):
-    """An operator ended the request while it waited."""
+    """An operator ended the request, while it waited or while it was served."""
 
     code = "request_cancelled"
+    unwanted = True
 
     def __init__(self) -> None:
         super().__init__("an operator cancelled the request")

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from llmux.access import Access, Key, Keyring, digest_of
 from llmux.addresses import BackendAddress
-from llmux.errors import HookFailedError
+from llmux.errors import HookFailedError, RequestAbortedError
 from llmux.gateway import Backend, GatewaySettings, Timeouts
 from llmux.wire.websocket import accept_of
 from tests.gateway.peers import PATIENCE, FakeBackend, Rig, get, rig, until
@@ -326,7 +326,7 @@ async def test_a_drain_that_took_too_long_closes_it() -> None:
 
     async with server(handler) as (_, address), rig(address=address) as gateway, open_to(gateway) as client:
         (requester,) = gateway.scheduler.granted.values()
-        requester.aborted("the drain took too long")
+        requester.aborted(RequestAbortedError("the drain took too long"))
         with pytest.raises(ConnectionClosed):
             await client.recv()
         async with asyncio.timeout(PATIENCE):
