@@ -221,6 +221,20 @@ class NoModelError(LlmuxError):
         super().__init__("No model specified in request" + (f": {detail}" if detail else ""))
 
 
+class NoSuchPathError(LlmuxError):
+    """The path is below one of llmux's own, and nothing is there."""
+
+    status = 404
+    code = "path_not_found"
+
+
+class MethodNotAllowedError(LlmuxError):
+    """The path is one of llmux's own, the method is not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
 class RequestTimeoutError(LlmuxError):
     """The client took too long to send its request."""
 

@@ -118,8 +118,18 @@ async def test_what_changes_something_is_post(client: httpx.AsyncClient) -> None
     for one in OPERATIONS:
         path = PREFIX + one.path.format(model="good", id=1)
         other = "POST" if one.method == "GET" else "GET"
-        assert (await client.request(other, path)).status_code in (404, 405), path
+        answer = await client.request(other, path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed"), path
     assert (await get(client, "/switches"))["switches"] == []
+
+
+async def test_what_is_nowhere_is_told_where_to_look(client: httpx.AsyncClient) -> None:
+    for path in ("/admin", "/admin/v1/nope", "/admin/v2/state", "/ui/nope.js"):
+        error = (await client.get(path)).json()["error"]
+        assert error["code"] == "path_not_found"
+        assert f"there is no {path};" in error["message"]
+    assert (await client.get(f"{PREFIX}/models/none/switch")).status_code == 405
+    assert (await client.get(f"{PREFIX}/models/none/nothing")).json()["error"]["code"] == "model_not_found"
 
 
 async def test_cancelling_requests(client: httpx.AsyncClient) -> None:
