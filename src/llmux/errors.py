@@ -229,10 +229,15 @@ class NoSuchPathError(LlmuxError):
 
 
 class MethodNotAllowedError(LlmuxError):
-    """The path is one of llmux's own, the method is not."""
+    """The path is one of llmux's own, the method is not. `allowed` are the methods that are, as `Allow` has them (RFC
+    9110, section 15.5.6)."""
 
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class RequestTimeoutError(LlmuxError):

@@ -120,6 +120,7 @@ async def test_what_changes_something_is_post(client: httpx.AsyncClient) -> None
         other = "POST" if one.method == "GET" else "GET"
         answer = await client.request(other, path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed"), path
+        assert one.method in answer.headers["Allow"], path
     assert (await get(client, "/switches"))["switches"] == []
 
 

@@ -125,9 +125,8 @@ async def _refuse(request: Request, exc: Exception) -> Response:
 async def _translate(request: Request, exc: Exception) -> Response:
     """Starlette's own refusals: the router knows the path but not the method, or does not know the path."""
     if isinstance(exc, HTTPException) and exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        response = _error(MethodNotAllowedError(f"{request.method} is not allowed for {request.url.path}"))
-        response.headers.update(exc.headers or {})
-        return response
+        allowed = (exc.headers or {}).get("Allow", "")
+        return _error(MethodNotAllowedError(f"{request.method} is not allowed for {request.url.path}", allowed))
     path = request.url.path
     if path.startswith(_OPERATORS):
         return _error(NoSuchPathError(f"there is no {path}; {admin.PREFIX}/openapi.json has all that there is"))
@@ -135,5 +134,7 @@ async def _translate(request: Request, exc: Exception) -> Response:
 
 
 def _error(error: LlmuxError) -> Response:
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
+    if isinstance(error, MethodNotAllowedError):
+        headers["Allow"] = error.allowed
     return Response(error_body(error), status_code=error.status, headers=headers, media_type="application/json")

@@ -60,7 +60,7 @@ class Handlers:
             model, _, order = name.rpartition("/")
             if model and order in _ORDERS:  # which is no model, but an order that wants another method
                 what = f"{request.method} is not allowed for {request.url.path}: it is an order, so POST it"
-                raise MethodNotAllowedError(what) from None
+                raise MethodNotAllowedError(what, "POST") from None
             raise
 
     async def devices(self, request: Request) -> Response:
