@@ -45,8 +45,8 @@ class Request:
     def refused(self, error: LlmuxError) -> None:
         raise error
 
-    def aborted(self, reason: str) -> None:
-        raise AssertionError(reason)
+    def aborted(self, error: LlmuxError) -> None:
+        raise AssertionError(error.message)
 
 
 def driver(settings: CoreSettings, recorder: Recorder | None) -> Driver:

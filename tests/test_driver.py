@@ -40,7 +40,7 @@ class Request:
     def __init__(self) -> None:
         self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.error: LlmuxError | None = None
-        self.abort_reason: str | None = None
+        self.abort_error: LlmuxError | None = None
 
     def granted(self, waited: float, switched: bool) -> None:
         self.outcome.set_result("switched" if switched else "at once")
@@ -49,8 +49,8 @@ class Request:
         self.error = error
         self.outcome.set_result("refused")
 
-    def aborted(self, reason: str) -> None:
-        self.abort_reason = reason
+    def aborted(self, error: LlmuxError) -> None:
+        self.abort_error = error
 
     async def told(self) -> str:
         return await asyncio.wait_for(asyncio.shield(self.outcome), 20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -13,7 +15,17 @@ from llmux import Config, build_app
 from llmux.costs import Learned, SwitchCostTracker
 from llmux.errors import ReleasedError
 from llmux.snapshot import Pin, Standing
-from llmux.state import ASIDE, FILE, MAX_BYTES, ORDERS_FILE, CostStore, OrderStore
+from llmux.state import (
+    ASIDE,
+    FILE,
+    LOCK_FILE,
+    MAX_BYTES,
+    ORDERS_FILE,
+    CostStore,
+    FolderLock,
+    InUseError,
+    OrderStore,
+)
 
 MODELS = frozenset("ab")
 
@@ -147,6 +159,63 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     store.save(Learned())
     assert (tmp_path / FILE).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+# --- one llmux a folder -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "state"
+    one, other = FolderLock(folder), FolderLock(folder)
+    one.acquire()
+    with pytest.raises(InUseError) as refused:
+        other.acquire()
+    assert str(refused.value) == (
+        f"{folder} is in use by another llmux (process {os.getpid()}): "
+        "stop that one, or give this one a `state_dir` of its own"
+    )
+    other.release()  # it has none, and takes none away
+    with pytest.raises(InUseError):
+        other.acquire()
+    one.release()
+    other.acquire()
+    other.release()
+    assert (folder / LOCK_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_where_nothing_can_be_locked_llmux_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    (tmp_path / "file").touch()
+    FolderLock(tmp_path / "file").acquire()
+
+    def unsupported(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    FolderLock(tmp_path / "nfs").acquire()
+    told = [record.getMessage() for record in caplog.records]
+    assert ["state_not_locked" in line for line in told] == [True, True]
+    assert "No locks available" in told[1]
+
+
+@pytest.mark.anyio
+async def test_an_llmux_has_its_folder_for_as_long_as_it_serves(tmp_path: Path) -> None:
+    def config(name: str) -> Config:
+        model = {"port": 1, "wake": "true", "sleep": "true", "alive": f"touch {tmp_path / name}; false"}
+        return Config.model_validate({"models": {"a": model}, "state_dir": str(tmp_path / "state")})
+
+    first, _ = await build_app(config("first"))
+    second, _ = await build_app(config("second"))
+    async with first.serving(port=0):
+        with pytest.raises(InUseError):
+            async with second.serving(port=0):
+                pytest.fail("two serve")
+    assert not (tmp_path / "second").exists()
+    third, _ = await build_app(config("third"))
+    async with third.serving(port=0):
+        pass
 
 
 # --- orders -----------------------------------------------------------------------------------------------------------

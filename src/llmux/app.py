@@ -30,7 +30,7 @@ from llmux.oversight import ClientView, Oversight, Sinks, devices_of
 from llmux.policy import load_policy
 from llmux.settings import core_settings
 from llmux.snapshot import Standing, Usage
-from llmux.state import CostStore, OrderStore
+from llmux.state import CostStore, FolderLock, OrderStore
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
 from llmux.telemetry.history import History
@@ -202,6 +202,7 @@ class App:
             exposure = await asyncio.to_thread(expose, config)
             self.config = config = as_started(self.config, config)
             self._keeper.adopt(config, exposure)
+            self._hooks.withhold(secret_variables(config))
             self._gateway_settings = gateway_settings(config)
             # In this order: who counts, and who relays, must know of a model before the scheduler may grant for it.
             self._telemetry.reconfigure(config.models, request_timeout_secs=config.policy.request_timeout_secs)
@@ -248,11 +249,13 @@ class App:
             sockets: listen on these sockets, which are bound already, instead.
 
         Raises:
-            OSError: the address cannot be bound, or the event log or access log not be opened; no hook has run then.
+            OSError: the address cannot be bound, the event log or access log not be opened, or another llmux has the
+                `state_dir`; no hook has run then.
         """
         view = ClientView(lambda: self.config, self._driver)
         # The control plane first: whoever connects early must find it.
         async with (
+            self._alone(),
             self._remembering(),
             self._recording(),
             self._journals.writing(self._driver),
@@ -287,6 +290,19 @@ class App:
             finally:
                 await self._gateway.close()
                 self._driver.close()
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Keep the folder with what is remembered for this llmux."""
+        if self.config.state_path is None:
+            yield
+            return
+        lock = FolderLock(self.config.state_path)
+        await asyncio.to_thread(lock.acquire)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(lock.release)
 
     @contextlib.asynccontextmanager
     async def _recording(self) -> AsyncIterator[None]:

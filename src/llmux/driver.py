@@ -17,7 +17,13 @@ from typing import Any, Protocol
 from llmux import logs
 from llmux.core import ConfigChanged, Core, CoreEvent, CoreSettings, PolicyNote
 from llmux.core.report import orders, snapshot, standing
-from llmux.errors import LlmuxError, RequestCancelledError, RequestNotFoundError, SwitchError
+from llmux.errors import (
+    LlmuxError,
+    RequestAbortedError,
+    RequestCancelledError,
+    RequestNotFoundError,
+    SwitchError,
+)
 from llmux.hooks import HookResult, HookSpec
 from llmux.messages import (
     AbortRequests,
@@ -301,10 +307,11 @@ class Driver:
         self.dispatch(HookEnded(run.run_id, result.outcome, result.duration, result.exit_code, result.detail))
 
     def _abort_requests(self, effect: AbortRequests) -> None:
+        error = RequestAbortedError(effect.reason)
         for request_id in effect.request_ids:
             requester = self._requesters.get(request_id)
             if requester is not None:
-                requester.aborted(effect.reason)
+                requester.aborted(error)
 
     def _operator_reply(self, effect: OperatorReply) -> None:
         future = self._commands.pop(effect.operator_id, None)
@@ -394,7 +401,7 @@ class Driver:
             self.left(request_id)
             requester.refused(RequestCancelledError())
         else:
-            requester.aborted("an operator cancelled it")
+            requester.aborted(RequestCancelledError())
 
     async def _command(self, make: Callable[[int], CoreEvent]) -> None:
         self.start()

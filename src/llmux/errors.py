@@ -18,6 +18,7 @@ class LlmuxError(Exception):
         code: stable machine-readable reason, the ``error.code`` of the response body.
         param: name of the offending request field, if there is one.
         retry_after: seconds after which trying again makes sense, or None.
+        unwanted: nobody wants the request to come again, though its status would have clients try.
         message_limit: characters of the message that a client is told at most. Only what no client has a hand in may
             be longer than this.
     """
@@ -25,6 +26,7 @@ class LlmuxError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     message_limit: ClassVar[int] = 500
+    unwanted: ClassVar[bool] = False
     param: str | None = None
     retry_after: float | None = None
 
@@ -138,6 +140,9 @@ class RequestAbortedError(SwitchError):
 
     code = "request_aborted"
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the request was ended: {reason}", retry_after=1)
+
 
 class RequestNotFoundError(SwitchError):
     """No request of that number waits or is served."""
@@ -150,9 +155,10 @@ class RequestNotFoundError(SwitchError):
 
 
 class RequestCancelledError(SwitchError):
-    """An operator ended the request while it waited."""
+    """An operator ended the request, while it waited or while it was served."""
 
     code = "request_cancelled"
+    unwanted = True
 
     def __init__(self) -> None:
         super().__init__("an operator cancelled the request")
@@ -213,6 +219,25 @@ class NoModelError(LlmuxError):
 
     def __init__(self, detail: str = "") -> None:
         super().__init__("No model specified in request" + (f": {detail}" if detail else ""))
+
+
+class NoSuchPathError(LlmuxError):
+    """The path is below one of llmux's own, and nothing is there."""
+
+    status = 404
+    code = "path_not_found"
+
+
+class MethodNotAllowedError(LlmuxError):
+    """The path is one of llmux's own, the method is not. `allowed` are the methods that are, as `Allow` has them (RFC
+    9110, section 15.5.6)."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class RequestTimeoutError(LlmuxError):

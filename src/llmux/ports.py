@@ -27,9 +27,9 @@ class Requester(Protocol):
         """Answer with this error; the request is over for the scheduler. All that are refused for the same reason at
         the same time may get the same object, so it must be neither raised nor changed."""
 
-    def aborted(self, reason: str) -> None:
-        """A granted request must end at once: close its backend connection, tell its client if that can still be
-        done, and call `Scheduler.finished`."""
+    def aborted(self, error: LlmuxError) -> None:
+        """A granted request must end at once: close its backend connection, tell its client of the error if that can
+        still be done, and call `Scheduler.finished`. Several may get the same object, as with `refused`."""
 
 
 @runtime_checkable

@@ -1,12 +1,14 @@
 """What llmux has learned and been told, kept in a folder so that it survives a restart: what switches cost, and the
 orders of operators that stand until they are taken back.
 
-Touches that folder only. Blocks, so call it in a thread while the loop runs. Nothing here may stop llmux: a file that
-cannot be read is put aside, one that cannot be written is tried again the next time, and both are said in the log.
+Touches that folder only. Blocks, so call it in a thread while the loop runs. Only another llmux in the same folder may
+stop llmux: a file that cannot be read is put aside, one that cannot be written is tried again the next time, and both
+are said in the log.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 import threading
@@ -23,6 +25,7 @@ from llmux.version import version
 
 FILE = "costs.json"
 ORDERS_FILE = "orders.json"
+LOCK_FILE = "lock"
 FORMAT = 1
 """The version of the file's format that this llmux writes, and the only one that it reads."""
 
@@ -43,8 +46,70 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
     costs: Learned
 
 
+class InUseError(OSError):
+    """Another llmux has the folder."""
+
+
+class FolderLock:
+    """Keeps a folder for one llmux: of two, the last to write would win, and orders of the other would be forgotten.
+
+    The kernel holds the lock (flock) for as long as the process lives, so that a crash leaves none behind. The file
+    stays, since whoever removed it could take it away from under somebody else; what is in it, the process's number,
+    is there to be read by people.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK_FILE
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Where no file can be locked, there is none, and the log says so.
+
+        Raises:
+            InUseError: another llmux, of this process or another one, has it.
+        """
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self._not_locked(error)
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError):  # a full disk, say: it is locked all the same
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        except BlockingIOError:
+            holder = _decimal(os.pread(fd, 20, 0))
+            os.close(fd)
+            raise InUseError(
+                f"{self.path.parent} is in use by another llmux{f' (process {holder})' if holder else ''}: "
+                "stop that one, or give this one a `state_dir` of its own"
+            ) from None
+        except OSError as error:  # as on some network file systems
+            os.close(fd)
+            self._not_locked(error)
+            return
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let go of it. Does nothing without a lock."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    def _not_locked(self, error: OSError) -> None:
+        log.warning("state_not_locked", path=str(self.path), error=error.strerror or str(error))
+
+
 class CostStore:
-    """The costs of one llmux. Two of them must not use the same folder: the last to write wins.
+    """The costs of one llmux, which must have the folder for itself (`FolderLock`).
 
     Args:
         folder: made at the start, if it is not there; others than its owner cannot look into it then.
@@ -158,6 +223,11 @@ class OrderStore:
                 log.error("orders_not_saved", path=str(self.path), error=error.strerror or str(error))
                 return
             self._saved = orders
+
+
+def _decimal(text: bytes) -> str:
+    number = text.strip()
+    return number.decode("ascii") if number.isdigit() else ""
 
 
 def _check_writable(folder: Path) -> None:

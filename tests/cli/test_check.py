@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmux.cli.places import place_problems, place_warnings
 from llmux.cli.together import together
+from llmux.config import Config
 from tests.cli.conftest import clean
 from tests.cli.test_cli import DEADLINE, LLMUX
 
@@ -105,6 +109,38 @@ def test_an_alive_hook_without_an_answer_is_1(tmp_path: Path) -> None:
         assert result.returncode == 1
         assert "problem: models.tiny.alive: no answer: " in result.stdout
         assert check(tmp_path, text, "--no-hooks").returncode == 0
+
+
+def test_where_it_is_to_write(tmp_path: Path) -> None:
+    text = GOOD.format(wake="true", alive="false")
+    fine = "state_dir: not/yet/there\nevent_log: events.jsonl\naccess_log: access.jsonl\n"
+    assert check(tmp_path, text + fine, "--no-hooks").returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]  # it only looks
+    (tmp_path / "file").touch()
+    result = check(tmp_path, text + "state_dir: file/state\n", "--no-hooks")
+    assert result.returncode == 0  # llmux would start
+    assert f"warning: state_dir: {tmp_path / 'file'} is not a folder; " in result.stdout
+    (tmp_path / "folder").mkdir()
+    result = check(tmp_path, text + "event_log: nowhere/events.jsonl\naccess_log: folder\n", "--no-hooks")
+    assert result.returncode == 1  # it would not
+    assert f"problem: event_log: there is no folder {tmp_path / 'nowhere'}" in result.stdout
+    assert f"problem: access_log: {tmp_path / 'folder'} is a folder" in result.stdout
+
+
+def test_what_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of the kernel, which lets root do everything; so it is answered here."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (tmp_path / "there.jsonl").touch()
+    model = {"port": 1, "wake": "true", "sleep": "true", "alive": "false"}
+    paths = {"state_dir": "new/state", "event_log": "there.jsonl", "access_log": "new.jsonl"}
+    config = Config.model_validate({"models": {"a": model}, **{key: str(tmp_path / at) for key, at in paths.items()}})
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    (warning,) = place_warnings(config)
+    assert warning.startswith(f"state_dir: {tmp_path} cannot be written by {me}; ")
+    assert place_problems(config) == [
+        ("event_log", f"{tmp_path / 'there.jsonl'} cannot be written by {me}"),
+        ("access_log", f"{tmp_path} cannot be written by {me}"),
+    ]
 
 
 def test_models_that_are_awake_and_do_not_fit_are_warned_of(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -22,7 +23,7 @@ import trustme
 from llmux.cli.connection import DEFAULT_URL, CallError, Server, find
 from llmux.cli.options import model_names
 from llmux.cli.progress import describe
-from llmux.cli.tables import duration, frequency, size
+from llmux.cli.tables import console, duration, frequency, size, status
 from tests.cli.conftest import CONFIG, Box, clean, lay_out, until
 from tests.cli.test_cli import DEADLINE, LLMUX, serving
 
@@ -473,3 +474,27 @@ def test_what_an_order_waits_for() -> None:
     assert told == "waking b, which usually takes 12s"
     assert describe({"switches": [], "models": models}, "b") == ""
     assert describe({"switches": [], "models": models}, "none") == ""
+
+
+def test_what_is_said_of_models_stands_together() -> None:
+    plain = {"waiting": 0, "oldest_waiter_secs": None, "in_flight": 0, "wake_secs": None, "sleep_secs": None}
+    plain |= {"state": "asleep", "devices": [], "pinned": False, "drained": False, "pinned_against": [], "lost": None}
+    lost = {"error": "exit code 1", "since_secs": 3.0, "next_look_secs": 7.0}
+    state = {"ready": True, "reasons": [], "version": "3", "now": 10.0, "started": 0.0, "policy": "fifo", "devices": []}
+    state |= {"released": None, "switches": []}
+
+    def shown(*models: dict[str, object]) -> list[str]:
+        out = io.StringIO()
+        console(out).print(status({**state, "models": list(models)}, "http://x"))
+        return [line.rstrip() for line in out.getvalue().split("\n")[3:]]
+
+    assert shown({**plain, "name": "a"})[1:] == [""]
+    a, b = {**plain, "name": "a", "pinned_against": ["p", "q"]}, {**plain, "name": "b", "pinned_against": ["p"]}
+    assert shown(a, {**plain, "name": "c", "state": "lost", "lost": lost}, b)[3:] == [
+        "",
+        "a waits for room: p, q pinned",
+        "c is lost: exit code 1",
+        "  for 3.0s, is looked at again in 7.0s; `llmux look c` looks now",
+        "b waits for room: p pinned",
+        "",
+    ]

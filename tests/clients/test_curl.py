@@ -76,7 +76,10 @@ async def test_forms(world: World, tmp_path: Path) -> None:
 
 async def test_a_models_own_pages(world: World) -> None:
     assert "A page of the model's own" in await curl(f"{world.url}/upstream/org/beta/")
-    assert "A page of the model's own" in await curl(f"{world.url}/upstream/gpt-4o")
+    for name in ("org/beta", "org%2Fbeta", "claude", "claude:latest"):
+        page = await curl("-L", "-w", "%{url_effective}", f"{world.url}/upstream/{name}")
+        assert "A page of the model's own" in page
+        assert page.endswith(f"{world.url}/upstream/{name}/")
     assert '"query":"a=b"' in await curl(f"{world.url}/upstream/alpha/props?a=b")
     assert '"total_slots":1' in await curl(f"{world.url}/props?model=claude")
     tokens = await curl(f"{world.url}/upstream/org%2Fbeta/tokenize", "-d", '{"prompt": "one two three"}')

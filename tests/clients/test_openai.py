@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
+from typing import Any
 
+import httpx
 import openai
 import pytest
 
+from llmux.testing import Fault
 from tests.clients.conftest import World
 
 pytestmark = pytest.mark.anyio
@@ -90,3 +94,32 @@ async def test_a_base_url_below_upstream_is_one_models_own(world: World, client:
 async def test_without_a_model_it_is_the_default_one(world: World, client: openai.AsyncOpenAI) -> None:
     answer = await client.post("/completions", body={"prompt": "hello"}, cast_to=object)
     assert "alpha heard: hello" in str(answer)
+
+
+@pytest.mark.parametrize("state", ["waits", "served"])
+async def test_what_an_operator_cancels_does_not_come_again(world: World, state: str) -> None:
+    """By itself this client tries a 503 twice more, and what was cancelled would be back at once."""
+    backend = world.backends["alpha"]
+    if state == "waits":
+        await world.switcher.drain("alpha")
+    else:
+        backend.fail(Fault("hang", path="/v1/chat/completions"))
+    async with (
+        openai.AsyncOpenAI(base_url=f"{world.url}/v1", api_key="none", timeout=30) as client,
+        httpx.AsyncClient(base_url=f"{world.url}/admin/v1", timeout=30) as admin,
+    ):
+        assert client.max_retries
+        asking = asyncio.create_task(
+            client.chat.completions.create(model="alpha", messages=[{"role": "user", "content": "hello"}])
+        )
+        async with asyncio.timeout(30):
+            listed: list[dict[str, Any]] = []
+            while not listed or len(backend.requests) != (state == "served"):
+                listed = (await admin.get("/requests")).json()["requests"]
+        assert (await admin.post(f"/requests/{listed[0]['id']}/cancel")).status_code == 200
+        with pytest.raises(openai.InternalServerError) as error:
+            await asking
+        assert error.value.code == "request_cancelled"
+        assert "retry-after" not in error.value.response.headers
+        assert (await admin.get("/requests")).json()["requests"] == []
+        assert len(backend.requests) == (state == "served")

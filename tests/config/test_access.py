@@ -57,6 +57,12 @@ def test_keys_from_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     }
     assert list(secret_files(config)) == [tmp_path / "keys" / "b"]
     assert secret_variables(config) == {"MY_KEY"}
+    traced = config.model_copy(update={"tracing": True})
+    assert secret_variables(traced) == {
+        "MY_KEY",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    }
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,19 @@ async def test_what_changes_something_is_post(client: httpx.AsyncClient) -> None
     for one in OPERATIONS:
         path = PREFIX + one.path.format(model="good", id=1)
         other = "POST" if one.method == "GET" else "GET"
-        assert (await client.request(other, path)).status_code in (404, 405), path
+        answer = await client.request(other, path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed"), path
+        assert one.method in answer.headers["Allow"], path
     assert (await get(client, "/switches"))["switches"] == []
+
+
+async def test_what_is_nowhere_is_told_where_to_look(client: httpx.AsyncClient) -> None:
+    for path in ("/admin", "/admin/v1/nope", "/admin/v2/state", "/ui/nope.js"):
+        error = (await client.get(path)).json()["error"]
+        assert error["code"] == "path_not_found"
+        assert f"there is no {path};" in error["message"]
+    assert (await client.get(f"{PREFIX}/models/none/switch")).status_code == 405
+    assert (await client.get(f"{PREFIX}/models/none/nothing")).json()["error"]["code"] == "model_not_found"
 
 
 async def test_cancelling_requests(client: httpx.AsyncClient) -> None:
@@ -139,7 +150,8 @@ async def test_cancelling_requests(client: httpx.AsyncClient) -> None:
         await post(client, f"/requests/{served['id']}/cancel")
         rest = await until_cut(lines)
     assert "data: [DONE]" not in rest
-    assert any("an operator cancelled it" in line for line in rest)
+    (told,) = (json.loads(line.removeprefix("data: ")) for line in rest if '"error"' in line)
+    assert told["error"]["code"] == "request_cancelled"
 
 
 async def until_cut(lines: AsyncIterator[str]) -> list[str]:

@@ -40,6 +40,7 @@ def bearer(key: str | None) -> dict[str, str]:
         ("/models", {API, SMALL}),
         ("/v1/models/small", {API, SMALL}),
         ("/v1/models/%2e%2e/%2e%2e/admin", {API, SMALL}),
+        ("/upstream/small", {API, SMALL}),
         ("/admin", {ADMIN}),
         ("/admin/", {ADMIN}),
         ("/admin/v1/models/small/wake", {ADMIN}),
@@ -71,6 +72,8 @@ async def test_the_list_has_the_models_that_the_key_opens() -> None:
         refused = await client.get("/v1/models/org/big:q4", headers=bearer(SMALL))
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
         assert (await client.get("/v1/models/tiny/one", headers=bearer(SMALL))).status_code == 200
+        for model, status in (("small", 307), ("org/big:q4", 403), ("none", 404)):
+            assert (await client.get(f"/upstream/{model}", headers=bearer(SMALL))).status_code == status
 
 
 async def test_keys_are_asked_for_anew_each_time() -> None:

@@ -31,6 +31,22 @@ async def test_state_aliases_and_metadata_are_told(client: httpx.AsyncClient) ->
     assert (await client.get("/v1/models/small:7b")).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("asked", "to"),
+    [
+        ("/upstream/small", "/upstream/small/"),
+        ("/upstream/small:latest?a=b%2Fc", "/upstream/small:latest/?a=b%2Fc"),
+        ("/upstream/org/big:q4", "/upstream/org/big:q4/"),
+        ("/upstream/org%2Fbig:q4", "/upstream/org%2Fbig:q4/"),
+    ],
+)
+async def test_a_models_page_has_a_slash(client: httpx.AsyncClient, asked: str, to: str) -> None:
+    answer = await client.get(asked)
+    assert answer.status_code == 307
+    assert answer.next_request is not None
+    assert answer.next_request.url.raw_path.decode() == to
+
+
 async def test_anthropics_clients_get_anthropics_shape(client: httpx.AsyncClient) -> None:
     client.headers["anthropic-version"] = "2023-06-01"
     answer = (await client.get("/v1/models")).json()

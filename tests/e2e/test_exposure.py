@@ -53,6 +53,7 @@ KEYS = {
     "api_keys": {"alice": {"env": "ALICE_KEY"}, "bob": {"file": "bob", "models": ["beta*"]}, "ci": {"key": CI}},
     "admin_keys": {"ops": {"env": "OPS_KEY"}},
 }
+HOOKS = ("wake", "sleep")
 VARIABLES: dict[str, Any] = {"ALICE_KEY": ALICE, "OPS_KEY": OPS}
 
 
@@ -186,15 +187,21 @@ async def test_hooks_do_not_get_the_keys(tmp_path: Path) -> None:
             configuration, tmp_path, {"alpha": port}, api_keys={"alice": {"env": "ALICE_KEY"}}
         )
         config = json.loads(await asyncio.to_thread(path.read_text))
-        config["models"]["alpha"]["wake"] = "env"
+        config["models"]["alpha"] |= {"wake": "env", "sleep": "env"}
         await asyncio.to_thread(path.write_text, json.dumps(config))
         async with llmux_process("-c", str(path), "-p", "0", "-v", **VARIABLES, OTHER="other-value") as server:
             async with httpx.AsyncClient(base_url=server.url, headers={"x-api-key": ALICE}, timeout=DEADLINE) as client:
                 assert (await client.post("/v1/chat/completions", json={"model": "alpha"})).status_code == 200
+                config["api_keys"]["new"] = {"env": "OTHER"}
+                await asyncio.to_thread(path.write_text, json.dumps(config))
+                assert (await client.post("/admin/v1/reload")).status_code == 200
+                assert (await client.post("/admin/v1/models/alpha/sleep")).status_code == 200
             assert await server.stop() == 0
-    printed = [line["line"] for line in server.events("hook_output")]
-    assert "OTHER=other-value" in printed
-    assert not [line for line in printed if line.startswith("ALICE_KEY")]
+    printed = {hook: [line["line"] for line in server.events("hook_output") if line["hook"] == hook] for hook in HOOKS}
+    assert "OTHER=other-value" in printed["wake"]
+    assert "LLMUX_HOOK=sleep" in printed["sleep"]
+    assert "OTHER=other-value" not in printed["sleep"]  # another configuration has made it a key
+    assert not [line for lines in printed.values() for line in lines if line.startswith("ALICE_KEY")]
     assert ALICE not in "".join(server.raw)
 
 

@@ -180,6 +180,25 @@ async def test_22_a_models_name_is_never_executed(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+async def test_two_on_one_state_dir_are_kept_apart_and_a_crash_leaves_no_lock(tmp_path: Path, journal: Path) -> None:
+    model = {"port": 1, "wake": "true", "sleep": "true", "alive": noting(journal, "false")}
+    content = {"models": {"a": model}, "state_dir": "state", "on_exit": "leave", "alive_interval_secs": 0}
+    config = await write(tmp_path / "config.json", content)
+    async with llmux_process("-c", str(config), "-p", "0") as server:
+        await server.wait_for("models_found")
+        other = await asyncio.to_thread(run, "-c", str(config), "-p", "0")
+        assert other.returncode == 1
+        assert other.stderr.splitlines()[-1] == (
+            f"llmux: cannot start: {tmp_path / 'state'} is in use by another llmux (process {server.process.pid}): "
+            "stop that one, or give this one a `state_dir` of its own"
+        )
+        assert await lines(journal) == ["alive a"]  # the first one's
+        await server.stop(signal.SIGKILL)
+    async with llmux_process("-c", str(config), "-p", "0") as server:
+        await server.wait_for("models_found")
+        assert await server.stop() == 0
+
+
 # --- stopping -------------------------------------------------------------------------------------------------------
 
 

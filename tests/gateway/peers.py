@@ -16,7 +16,7 @@ import h11
 
 from llmux.access import Access
 from llmux.addresses import BackendAddress
-from llmux.errors import LlmuxError
+from llmux.errors import LlmuxError, RequestAbortedError
 from llmux.gateway import Backend, Gateway, GatewaySettings, Limit
 from llmux.messages import Failure, Prospects
 from llmux.ports import Requester
@@ -268,7 +268,7 @@ class FakeScheduler:
     def abort(self, reason: str) -> None:
         """Abort everything that was granted."""
         for requester in list(self.granted.values()):
-            requester.aborted(reason)
+            requester.aborted(RequestAbortedError(reason))
 
 
 @dataclass

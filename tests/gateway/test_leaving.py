@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from llmux.errors import RequestAbortedError
 from llmux.gateway import CLIENT_GONE
 from tests.gateway.peers import OK, RawClient, Rig, TruncatedError, chat, get, rig, until
 
@@ -122,7 +123,7 @@ async def test_while_connecting_to_nobody_who_answers() -> None:
         await until(lambda: gateway.scheduler.waiting)
         (requester,) = gateway.scheduler.waiting.values()
         gateway.scheduler.grant()
-        requester.aborted("before the connection was made")
+        requester.aborted(RequestAbortedError("before the connection was made"))
         assert gateway.scheduler.finishes == [1]
         assert (await client.receive()).status == 503
         await until(lambda: not gateway.backend.live)

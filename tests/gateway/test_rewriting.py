@@ -73,7 +73,7 @@ async def test_names_with_slashes_under_upstream() -> None:
         for path, backend, target in (
             (b"/upstream/m/x?q=1", gateway.backend, "/x?q=1"),
             (b"/upstream/m/large/x?q=1", other, "/x?q=1"),
-            (b"/upstream/m/large", other, "/"),
+            (b"/upstream/m/large/", other, "/"),
             (b"/upstream/m%2Flarge/x", other, "/x"),
             (b"/upstream/m/large/one/y", gateway.backend, "/y"),
             (b"/upstream/m/largest/x", gateway.backend, "/largest/x"),
@@ -82,6 +82,11 @@ async def test_names_with_slashes_under_upstream() -> None:
         ):
             assert (await gateway.ask(get(path), "GET")).status == 200, path
             assert backend.requests[-1].target == target
+        assert (await gateway.ask(chat(b"{}", path=b"/upstream/m/large"))).status == 200
+        assert other.requests[-1].target == "/"
+        asked = len(other.requests)  # a page without its slash is for the control plane, which this gateway lacks
+        assert (await gateway.ask(get(b"/upstream/m/large"), "GET")).status == 404
+        assert len(other.requests) == asked
         for path in (b"/upstream/a/b/x", b"/upstream/a%ff/b/x", b"/upstream//m/x", b"/upstream/" + b"a/" * 9000):
             assert (await gateway.ask(get(path), "GET")).status in (400, 404), path
     await other.stop()

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from llmux.access import Access, Key, Keyring, digest_of
 from llmux.addresses import BackendAddress
-from llmux.errors import HookFailedError
+from llmux.errors import HookFailedError, RequestAbortedError
 from llmux.gateway import Backend, GatewaySettings, Timeouts
 from llmux.wire.websocket import accept_of
 from tests.gateway.peers import PATIENCE, FakeBackend, Rig, get, rig, until
@@ -326,7 +326,7 @@ async def test_a_drain_that_took_too_long_closes_it() -> None:
 
     async with server(handler) as (_, address), rig(address=address) as gateway, open_to(gateway) as client:
         (requester,) = gateway.scheduler.granted.values()
-        requester.aborted("the drain took too long")
+        requester.aborted(RequestAbortedError("the drain took too long"))
         with pytest.raises(ConnectionClosed):
             await client.recv()
         async with asyncio.timeout(PATIENCE):
@@ -358,6 +358,55 @@ async def test_keys_and_pages_of_other_sites() -> None:
             assert error.value.response.status_code == 403
             async with open_to(gateway, origin=websockets.Origin(f"http://127.0.0.1:{gateway.port}")):
                 pass
+
+
+PAGE = ["realtime", "openai-insecure-api-key.secret", "openai-beta.realtime-v1"]
+"""What OpenAI's client offers in a browser, where it cannot set the field for the key."""
+
+
+@pytest.mark.parametrize("forwarded", [False, True])
+async def test_a_page_shows_its_key_among_the_protocols(forwarded: bool) -> None:
+    seen: list[list[str]] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        seen.append(connection.request.headers.get_all("Sec-WebSocket-Protocol"))
+
+    forward_to = frozenset({"m"}) if forwarded else frozenset()
+    access = Access(keys=Keyring([Key("one", digest_of(b"secret"))]), forward_to=forward_to)
+    protocols: Any = {"subprotocols": ["realtime"]}
+    async with server(handler, **protocols) as (_, address), rig(address=address, access=access) as gateway:
+        page = websockets.Origin("https://app.test")  # who shows a key is not asked for the page
+        async with open_to(gateway, subprotocols=PAGE, origin=page) as client:
+            assert client.subprotocol == "realtime"
+        for offered, status in (
+            (["realtime", "openai-insecure-api-key.wrong"], 401),
+            (["realtime", "openai-insecure-api-key."], 401),
+            (["openai-insecure-api-key.secret", "openai-insecure-api-key.secret"], 400),
+        ):
+            with pytest.raises(InvalidStatus) as error:
+                async with open_to(gateway, subprotocols=offered):
+                    pass
+            assert error.value.response.status_code == status
+    kept = ["realtime, openai-beta.realtime-v1"]
+    assert seen == [[*kept, "openai-insecure-api-key.secret"] if forwarded else kept]
+
+
+async def test_without_keys_the_protocols_pass_as_they_came() -> None:
+    seen: list[str] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        seen.extend(connection.request.headers.get_all("Sec-WebSocket-Protocol"))
+
+    protocols: Any = {"subprotocols": ["openai-insecure-api-key.secret"]}
+    async with server(handler, **protocols) as (_, address), rig(address=address) as gateway:
+        async with open_to(gateway, subprotocols=["openai-insecure-api-key.secret"]) as client:
+            assert client.subprotocol == "openai-insecure-api-key.secret"
+        async with open_to(gateway, subprotocols=PAGE) as client:
+            assert client.subprotocol == "openai-insecure-api-key.secret"
+    assert seen[0] == "openai-insecure-api-key.secret"
+    assert sorted(", ".join(seen[1:]).split(", ")) == sorted(PAGE)
 
 
 async def test_a_model_that_cannot_be_woken_refuses_it() -> None:

@@ -36,7 +36,7 @@ class Client:
         self._told("refused")
         self.people.over(self)
 
-    def aborted(self, reason: str) -> None:
+    def aborted(self, error: LlmuxError) -> None:
         if self.state != "served":
             self.people.broken(f"{self} is aborted while it is {self.state}")
             return

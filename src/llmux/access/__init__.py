@@ -7,7 +7,14 @@ old one as a whole. It never keeps a key, only its digest, and never puts anythi
 from llmux.access.access import Access
 from llmux.access.browsers import Browser, Origins
 from llmux.access.hosts import Hosts, is_loopback_name
-from llmux.access.keys import Key, Keyring, digest_of, is_credential, presented_keys
+from llmux.access.keys import (
+    Key,
+    Keyring,
+    digest_of,
+    is_credential,
+    presented_keys,
+    with_key_protocols_apart,
+)
 
 __all__ = [
     "Access",
@@ -20,4 +27,5 @@ __all__ = [
     "is_credential",
     "is_loopback_name",
     "presented_keys",
+    "with_key_protocols_apart",
 ]

@@ -18,7 +18,13 @@ from llmux.errors import BadRequestError
 
 CREDENTIAL_FIELDS: Final = frozenset({b"authorization", b"x-api-key"})
 """``Authorization: Bearer <key>``, as OpenAI's clients send it (RFC 6750, section 2.1), and ``x-api-key: <key>``, as
-Anthropic's do."""
+Anthropic's do. Handshakes of WebSockets have another way: `with_key_protocols_apart`."""
+
+_PROTOCOLS: Final = b"sec-websocket-protocol"
+"""Where pages put the key of a WebSocket, since browsers let them set no other field of its handshake."""
+
+_KEY_PROTOCOL: Final = b"openai-insecure-api-key."
+"""What stands before the key there, as OpenAI's clients write it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,33 @@ def _shown(line: bytes) -> bytes:
             return value
         case b"authorization" if value[:7].lower() == b"bearer ":
             return value[7:].strip()
+        case b"sec-websocket-protocol" if value.startswith(_KEY_PROTOCOL):
+            return value[len(_KEY_PROTOCOL) :]
         case _:
             return b""
+
+
+def with_key_protocols_apart(lines: Sequence[bytes]) -> tuple[list[bytes], tuple[bytes, ...]]:
+    """The header lines of a WebSocket's handshake, keys among the protocols on lines of their own; and those lines.
+
+    A field that is a list may be written in several lines (RFC 9110, section 5.3; for this one RFC 6455, section
+    11.3.4), so it means the same, and the line with the key can be left out where a backend should not have it.
+    """
+    made: list[bytes] = []
+    keys: list[bytes] = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        if _KEY_PROTOCOL not in value or name.lower() != _PROTOCOLS:
+            made.append(line)
+            continue
+        offered = [one.strip() for one in value.split(b",")]
+        others = [one for one in offered if not one.startswith(_KEY_PROTOCOL)]
+        if others:
+            made.append(name + b": " + b", ".join(others))
+        shown = [name + b": " + one for one in offered if one.startswith(_KEY_PROTOCOL)]
+        made += shown
+        keys += shown
+    return made, tuple(keys)
 
 
 def is_credential(name: bytes) -> bool:

@@ -1,10 +1,9 @@
 """``llmux check``: a configuration file, looked at as closely as can be without waking anybody.
 
-Reads the file, asks the shell whether it understands the hooks, asks every model whether it is alive, and works out who
-could be awake together.
+Reads the file, asks the shell whether it understands the hooks, looks whether llmux may write where it is to, asks
+every model whether it is alive, and works out who could be awake together.
 
-Exit status: 0 for nothing wrong, 1 for a file that llmux takes but whose hooks cannot work here, 2 for a file with
-faults.
+Exit status: 0 for nothing wrong, 1 for a file that llmux takes but that cannot work here, 2 for a file with faults.
 """
 
 from __future__ import annotations
@@ -44,14 +43,16 @@ def check(
 ) -> None:
     """Check a configuration file: its faults, hooks that cannot work, who is alive now, who could be awake together.
 
-    Runs the alive hooks and nothing else, wakes nobody. Exit status 1: hooks that cannot work; 2: faults in the file.
+    Runs the alive hooks and nothing else, wakes nobody. Exit status 1: hooks that cannot work, or files that cannot be
+    written; 2: faults in the file.
     """
+    from llmux.cli.places import place_problems, place_warnings
     from llmux.config import Config
     from llmux.errors import ConfigError
 
     try:
         loaded = Config.from_file(config)
-        warnings = [*loaded.warnings, *_as_the_server_would(loaded)]
+        warnings = [*loaded.warnings, *_as_the_server_would(loaded), *place_warnings(loaded)]
     except ConfigError as error:
         if as_json:
             problems = [{"path": path, "line": line, "message": message} for path, line, message in error.problems]
@@ -59,7 +60,7 @@ def check(
         else:
             typer.echo(f"llmux: {error}", err=True)
         raise typer.Exit(USAGE) from None
-    findings = _Findings(warnings=warnings, problems=_script_problems(loaded))
+    findings = _Findings(warnings=warnings, problems=[*_script_problems(loaded), *place_problems(loaded)])
     if hooks:
         findings.alive = _ask_alive(loaded)
         findings.problems += _alive_problems(findings.alive)

@@ -77,18 +77,23 @@ def status(state: dict[str, Any], url: str, *, later: float = 0.0) -> Renderable
         lines.append(Text(f"  {released(state['released'], later)}", style="bold magenta"))
     lines += [Text(f"  {under_way(switch, later)}", style="yellow") for switch in state["switches"]]
     lines += [Text(""), _models(state["models"], later)]
-    lost = [model for model in state["models"] if model["lost"]]
-    lines += [Text("")] if lost else []
-    for model in lost:
-        lines.append(Text(f"{printable(model['name'])} is lost: {printable(model['lost']['error'])}", style="red"))
-        lines.append(Text(f"  {_looks(model, later)}; `llmux look {printable(model['name'])}` looks now"))
-    for model in state["models"]:
-        if model["pinned_against"]:
-            words = f"{model['name']} waits for room: {', '.join(model['pinned_against'])} pinned"
-            lines += [Text(""), Text(printable(words), style="yellow")]
+    remarks = [line for model in state["models"] for line in _remarks(model, later)]
+    lines += [Text(""), *remarks] if remarks else []
     if any(device["name"] != IMPLICIT_DEVICE for device in state["devices"]):
         lines += [Text(""), _devices(state)]
     return Group(*lines)
+
+
+def _remarks(model: dict[str, Any], later: float) -> list[Text]:
+    """What is to be said of a model in whole lines."""
+    lines = []
+    if model["lost"]:
+        lines.append(Text(f"{printable(model['name'])} is lost: {printable(model['lost']['error'])}", style="red"))
+        lines.append(Text(f"  {_looks(model, later)}; `llmux look {printable(model['name'])}` looks now"))
+    if model["pinned_against"]:
+        words = f"{model['name']} waits for room: {', '.join(model['pinned_against'])} pinned"
+        lines.append(Text(printable(words), style="yellow"))
+    return lines
 
 
 def released(release: dict[str, Any], later: float = 0.0) -> str:

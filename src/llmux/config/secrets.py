@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llmux.config.access import AdminKeyConfig, KeyConfig
 from llmux.config.checks import Fault, Location, did_you_mean
@@ -68,6 +68,10 @@ def read_secrets(config: Config) -> Secrets:
     return Secrets(tuple(found["api_keys"]), tuple(found["admin_keys"]), tuple(faults), tuple(warnings))
 
 
+COLLECTOR_VARIABLES: Final = frozenset({"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"})
+"""Where OpenTelemetry's exporter looks for header fields, which mostly are a collector's key."""
+
+
 def secret_files(config: Config) -> Iterator[Path]:
     """The files that keys of `config` are read from."""
     for source in (*config.api_keys.values(), *config.admin_keys.values()):
@@ -76,9 +80,11 @@ def secret_files(config: Config) -> Iterator[Path]:
 
 
 def secret_variables(config: Config) -> frozenset[str]:
-    """The environment variables that keys of `config` are read from."""
+    """The environment variables that are nobody's business but llmux's: those that keys of `config` are read from, and
+    with tracing those that open the collector."""
     sources: list[AdminKeyConfig] = [*config.api_keys.values(), *config.admin_keys.values()]
-    return frozenset(source.env for source in sources if source.env is not None)
+    keys = frozenset(source.env for source in sources if source.env is not None)
+    return keys | COLLECTOR_VARIABLES if config.tracing else keys
 
 
 def opened(patterns: list[str] | None, config: Config) -> frozenset[str] | None:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -27,20 +27,14 @@ from llmux.control.admin import Orders, Sight
 from llmux.control.guard import Guard
 from llmux.control.listing import Listing
 from llmux.control.view import ControlView
-from llmux.errors import LlmuxError, NoModelError
+from llmux.errors import LlmuxError, MethodNotAllowedError, NoModelError, NoSuchPathError
 from llmux.snapshot import DeviceSnapshot, ModelSnapshot, ReleasedSnapshot, SwitchSnapshot
 from llmux.telemetry import CONTENT_TYPE, Telemetry
 from llmux.version import version
 from llmux.wire.errors import error_body
 
+_OPERATORS: Final = ("/admin", "/ui")
 _VERSION = version()  # here, as it reads files, which no request should
-
-
-class MethodNotAllowedError(LlmuxError):
-    """The path is one of the control plane's, the method is not."""
-
-    status: ClassVar[int] = 405
-    code: ClassVar[str] = "method_not_allowed"
 
 
 class _Health(msgspec.Struct, frozen=True):
@@ -131,12 +125,16 @@ async def _refuse(request: Request, exc: Exception) -> Response:
 async def _translate(request: Request, exc: Exception) -> Response:
     """Starlette's own refusals: the router knows the path but not the method, or does not know the path."""
     if isinstance(exc, HTTPException) and exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        response = _error(MethodNotAllowedError(f"{request.method} is not allowed for {request.url.path}"))
-        response.headers.update(exc.headers or {})
-        return response
+        allowed = (exc.headers or {}).get("Allow", "")
+        return _error(MethodNotAllowedError(f"{request.method} is not allowed for {request.url.path}", allowed))
+    path = request.url.path
+    if path.startswith(_OPERATORS):
+        return _error(NoSuchPathError(f"there is no {path}; {admin.PREFIX}/openapi.json has all that there is"))
     return _error(NoModelError())
 
 
 def _error(error: LlmuxError) -> Response:
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
+    if isinstance(error, MethodNotAllowedError):
+        headers["Allow"] = error.allowed
     return Response(error_body(error), status_code=error.status, headers=headers, media_type="application/json")

@@ -23,6 +23,9 @@ from llmux.errors import InvalidKeyError, LlmuxError, NotLocalError
 KEY: Final = "llmux.key"
 """Where an ASGI scope has the key that opens models; None where nobody needs one."""
 
+_NAMES: Final = ("/v1/models", "/models", "/upstream")
+"""What tells which models there are, with all that is below."""
+
 _LISTS: Final = ("/api/tags", "/api/ps", "/api/show")
 """Where Ollama's clients find models."""
 
@@ -64,7 +67,7 @@ def admitted(access: Access, path: str, headers: _Headers) -> Key | None:
         elif not is_local(headers):
             raise NotLocalError("the admin API has no keys, so only this machine may use it: set `admin_keys`")
         return None
-    if _under(path, "/v1/models") or _under(path, "/models") or path in _LISTS:
+    if any(_under(path, root) for root in _NAMES) or path in _LISTS:
         return _need(access.keys.find(_shown(headers)), "an API key") if access.keys else None
     if path == "/metrics" and access.metrics_need_key and (access.keys or access.admin_keys):
         shown = _shown(headers)

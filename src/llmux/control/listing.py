@@ -1,4 +1,5 @@
-"""The models as clients see them: OpenAI's and Anthropic's list, and what Ollama's clients ask before they chat.
+"""The models as clients see them: OpenAI's and Anthropic's list, what Ollama's clients ask before they chat, and the
+way to their own pages.
 
 Answered from the configuration and the scheduler's books alone: no backend is asked, and nothing is woken.
 """
@@ -76,6 +77,7 @@ class Listing:
             routes.append(Route(f"{prefix}/models/{{id:path}}", self.model))
         return [
             *routes,
+            Route("/upstream/{id:path}", self.page),
             Route("/api/tags", self.tags),
             Route("/api/ps", self.running),
             Route("/api/show", self.show, methods=["POST"]),
@@ -94,6 +96,14 @@ class Listing:
     async def model(self, request: Request) -> Response:
         entry = self._wanted(request, request.path_params["id"])
         return _json(self._described(request, entry, self._states()[entry.name]))
+
+    async def page(self, request: Request) -> Response:
+        """A model's own pages are below `/upstream/<model>/`, with that slash: their links may be relative to it."""
+        self._wanted(request, request.path_params["id"])
+        last = request.scope["raw_path"].rpartition(b"/")[2].decode("latin-1")
+        query = f"?{request.url.query}" if request.url.query else ""
+        # Relative, as there may be a proxy that has put llmux below a path of its own.
+        return Response(status_code=HTTPStatus.TEMPORARY_REDIRECT, headers={"Location": f"./{last}/{query}"})
 
     def _described(self, request: Request, entry: ModelEntry, state: ModelState) -> _Model | _AnthropicModel:
         if not _is_anthropic(request):

@@ -20,7 +20,6 @@ from llmux.errors import (
     ModelNotFoundError,
     NoModelError,
     OverloadedError,
-    RequestAbortedError,
 )
 from llmux.gateway.access import admit, answer_fields, check_model, preflight
 from llmux.gateway.keepalive import KeptStream, kept_stream
@@ -227,9 +226,8 @@ class Exchange:
         elif self._state == REFUSED and self._refusal is not None:
             self._fail(self._refusal)
 
-    def aborted(self, reason: str) -> None:
+    def aborted(self, error: LlmuxError) -> None:
         """See `llmux.ports.Requester`. The grant is given back at once, as the backend is free of the request."""
-        error = RequestAbortedError(f"the request was ended: {reason}", retry_after=1)
         self._drop_backend()
         if self._state == DRAINING:
             self._client.reset()

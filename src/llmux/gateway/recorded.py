@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from llmux import logs
-from llmux.errors import LlmuxError, RequestAbortedError
+from llmux.errors import LlmuxError
 from llmux.gateway.access import shown_key
 from llmux.gateway.client import ClientConnection
 from llmux.gateway.exchange import DONE, DRAINING, QUEUED, WAITING, Exchange
@@ -102,11 +102,11 @@ class Recording(Exchange):
             self._record.waited = _seconds_since(self._record)
         super().refused(error)
 
-    def aborted(self, reason: str) -> None:
+    def aborted(self, error: LlmuxError) -> None:
         """See `llmux.ports.Requester`."""
         if self._state == DRAINING:
-            self._record.ended_early, self._record.error = CUT, RequestAbortedError.code
-        super().aborted(reason)
+            self._record.ended_early, self._record.error = CUT, error.code
+        super().aborted(error)
 
     def client_gone(self) -> None:
         """See `Exchange`."""

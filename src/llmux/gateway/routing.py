@@ -2,8 +2,8 @@
 
 Pure. The order: llmux's own `/admin` and `/ui` (whose bodies may well name a model, of which an operator wants
 something) and Ollama's `/api/show` (which clients ask of every model before they use one, so that it must wake none),
-`/upstream/<model>/…`, the body, `?model=`, the other paths of the control plane, and then the model that is for
-requests which name none.
+`/upstream/<model>/…` (llmux's own where a page's slash is missing), the body, `?model=`, the other paths of the control
+plane, and then the model that is for requests which name none.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _UPSTREAM: Final = b"/upstream/"
 _MOST_PARTS: Final = 8
 """Parts between slashes that a model's name may have in a path, unless its slashes are written ``%2F``."""
 
+_PAGES: Final = frozenset({b"GET", b"HEAD"})
 _SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 
 # Where a request names its model. Plain ints, as for the states of an exchange.
@@ -62,6 +63,8 @@ def find_route(request: Request, names: Names, default: str | None = None) -> Ro
     """
     path = request.path
     if path.startswith(_UPSTREAM):
+        if request.method in _PAGES and request.websocket is None and _is_bare(path, names):
+            return Route(None, path)  # which sends it to the same with a slash: links of that page are relative to it
         return _under_upstream(path, names)
     if path.startswith(_ALWAYS_CONTROL) and any(_is_under(path, root) for root in _ALWAYS_CONTROL):
         return Route(None, path)
@@ -103,6 +106,11 @@ def _under_upstream(path: bytes, names: Names) -> Route:
         if names.resolve(name) is not None:
             return Route(name, b"/" + b"/".join(parts[count:]))
     return Route(*model_in_target(path, b""))
+
+
+def _is_bare(path: bytes, names: Names) -> bool:
+    """Is `path` a model and nothing more, not even a slash?"""
+    return resolve(names, unquote_to_bytes(path[len(_UPSTREAM) :]).decode(errors="replace")) is not None
 
 
 def _is_under(path: bytes, root: bytes) -> bool:

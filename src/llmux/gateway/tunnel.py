@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmux.access import with_key_protocols_apart
 from llmux.errors import BackendError, BackendTimeoutError, LlmuxError, NotImplementedOnWireError, OverloadedError
 from llmux.gateway.exchange import STREAMING, Exchange
 from llmux.gateway.shared import Shared
@@ -34,7 +35,9 @@ class Tunnel(Exchange):
         self._open = False  # the protocols were switched
         self._stalled = 0  # bytes that are counted as buffered because the backend does not read
         request.keep_alive = False
-        request.lines = [*request.lines, *UPGRADE_LINES]
+        lines, keys = with_key_protocols_apart(request.lines)
+        request.credentials += keys
+        request.lines = [*lines, *UPGRADE_LINES]
 
     def _route(self) -> None:
         super()._route()

@@ -105,6 +105,10 @@ class HookRunner:
             self._doubted[orphan.model] = f"not asked: a {orphan.hook} hook of an earlier llmux was still running"
         return orphans
 
+    def withhold(self, withheld: Set[str]) -> None:
+        """Keep these variables, and no others, from the hooks that are started from now on."""
+        self._withheld = withheld
+
     @property
     def running(self) -> int:
         """Number of hooks whose end was not reported yet."""

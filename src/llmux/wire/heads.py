@@ -121,6 +121,8 @@ def error_response(
     ]
     if error.retry_after is not None:
         lines.append(b"Retry-After: %d\r\n" % error.retry_after)
+    if error.unwanted:
+        lines.append(b"x-should-retry: false\r\n")  # the official clients try a 503 again by themselves, unless told so
     if error.status == 401:
         lines.append(b"WWW-Authenticate: Bearer\r\n")  # RFC 9110, section 15.5.2, wants a challenge
     lines.append(fields + _end(http11=http11, keep_alive=keep_alive))

@@ -6,6 +6,7 @@ changes something is POST.
 """
 
 from llmux.control.admin.handlers import routes
+from llmux.control.admin.operations import PREFIX
 from llmux.control.admin.ports import Orders, Sight
 
-__all__ = ["Orders", "Sight", "routes"]
+__all__ = ["PREFIX", "Orders", "Sight", "routes"]

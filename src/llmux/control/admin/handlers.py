@@ -28,7 +28,7 @@ from llmux.control.admin.answers import (
 from llmux.control.admin.operations import OPERATIONS, PREFIX, document
 from llmux.control.admin.ports import Orders, Sight
 from llmux.control.admin.stream import events
-from llmux.errors import BadRequestError, ModelNotFoundError
+from llmux.errors import BadRequestError, MethodNotAllowedError, ModelNotFoundError
 from llmux.telemetry.history import SWITCHES
 from llmux.version import version
 
@@ -53,7 +53,15 @@ class Handlers:
         return _json(Models(list(self._sight.models())))
 
     async def model(self, request: Request) -> Response:
-        return _json(self._find(request.path_params["model"]))
+        name = request.path_params["model"]
+        try:
+            return _json(self._find(name))
+        except ModelNotFoundError:
+            model, _, order = name.rpartition("/")
+            if model and order in _ORDERS:  # which is no model, but an order that wants another method
+                what = f"{request.method} is not allowed for {request.url.path}: it is an order, so POST it"
+                raise MethodNotAllowedError(what, "POST") from None
+            raise
 
     async def devices(self, request: Request) -> Response:
         return _json(Devices(self._sight.snapshot().devices))
@@ -185,6 +193,8 @@ def routes(sight: Sight, orders: Orders) -> list[Route]:
         for one in sorted(OPERATIONS, key=lambda one: one.path.endswith("{model}"))
     ]
 
+
+_ORDERS = frozenset(one.name for one in OPERATIONS if one.method == "POST" and "{model}" in one.path)
 
 N = TypeVar("N", int, float)
 
