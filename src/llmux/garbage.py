@@ -6,6 +6,9 @@ there is hardly anything to find: what llmux makes for a request is freed by its
 from the start is never looked at again, the young are looked at as ever, and the old ones when that is cheap, and now
 and then in any case.
 
+Nor is there much to find while llmux starts, when it makes most of what it will ever have: a tenth of the start went
+into looking. So the collector rests from the first import (`llmux.cli.serving`) until all is there.
+
 Only for a process that belongs to llmux.
 """
 
@@ -15,6 +18,10 @@ import asyncio
 import gc
 from collections.abc import Callable
 from typing import Final
+
+SETTLED_SECONDS: Final = 1.0
+"""How long after llmux listens all is loaded that will be, the control plane too; then what is there is set aside,
+which takes 30 ms and so has no place in the start."""
 
 LOOK_SECONDS: Final = 30.0
 """How often the old objects are thought of."""
@@ -27,30 +34,36 @@ PATIENCE: Final = 20
 
 
 def tame(connections: Callable[[], int]) -> Callable[[], None]:
-    """Begin; `connections` tells how many clients there are. Must be called on the loop, when all is loaded that will
-    be. The function returned ends it."""
-    gc.collect()
-    gc.freeze()
+    """Begin, soon; `connections` tells how many clients there are. Must be called on the loop, when llmux listens. The
+    function returned ends it."""
     before = gc.get_threshold()
-    gc.set_threshold(before[0], before[1], 1_000_000)
     loop = asyncio.get_running_loop()
-    put_off = 0
+    delays = 0
     timer: asyncio.TimerHandle
 
-    def look() -> None:
-        nonlocal put_off, timer
-        if connections() <= CHEAP or put_off >= PATIENCE:
-            put_off = 0
-            gc.collect()
-        else:
-            put_off += 1
+    def begin() -> None:
+        nonlocal timer
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(before[0], before[1], 1_000_000)
+        gc.enable()
         timer = loop.call_later(LOOK_SECONDS, look)
 
-    timer = loop.call_later(LOOK_SECONDS, look)
+    def look() -> None:
+        nonlocal delays, timer
+        if connections() <= CHEAP or delays >= PATIENCE:
+            delays = 0
+            gc.collect()
+        else:
+            delays += 1
+        timer = loop.call_later(LOOK_SECONDS, look)
+
+    timer = loop.call_later(SETTLED_SECONDS, begin)
 
     def end() -> None:
         timer.cancel()
         gc.set_threshold(*before)
+        gc.enable()
         gc.unfreeze()
 
     return end

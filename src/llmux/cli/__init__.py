@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from llmux.cli.main import main
+from llmux.cli.start import main
 
 __all__ = ["main"]

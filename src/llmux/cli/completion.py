@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-VARIABLE = "_LLMUX_COMPLETE"
-"""The environment variable by which the shell's script asks llmux what could come next."""
+from llmux.cli.start import COMPLETE_VARIABLE
 
 
 class Shell(enum.StrEnum):
@@ -23,7 +22,7 @@ def completion(
     """Print the completion script of a shell: `eval "$(llmux completion bash)"` in ~/.bashrc, and so on."""
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # typer has no better door
 
-    typer.echo(get_completion_script(prog_name="llmux", complete_var=VARIABLE, shell=shell.value))
+    typer.echo(get_completion_script(prog_name="llmux", complete_var=COMPLETE_VARIABLE, shell=shell.value))
 
 
 def prepare() -> None:

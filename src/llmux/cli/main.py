@@ -8,10 +8,6 @@ Exit status: 0 for success, 1 for a failure to start, 2 for a configuration or a
 
 from __future__ import annotations
 
-import enum
-import logging
-import os
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,9 +15,10 @@ import typer
 
 from llmux.cli import hook, logs, operate, stand
 from llmux.cli.check import check
-from llmux.cli.completion import VARIABLE, completion, prepare
+from llmux.cli.completion import completion
 from llmux.cli.init import init
 from llmux.cli.options import DEFAULT_CONFIG
+from llmux.cli.serving import LogFormat, ServeOptions, run
 from llmux.cli.simulate import simulate
 
 app = typer.Typer(
@@ -31,12 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class LogFormat(enum.StrEnum):
-    AUTO = "auto"
-    TEXT = "text"
-    JSON = "json"
 
 
 ConfigOption = Annotated[
@@ -63,30 +54,6 @@ LogFormatOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """The options of serving, which may stand before or after ``serve``. None and False mean: not given."""
-
-    config: Path | None
-    port: int | None
-    host: str | None
-    verbose: bool
-    log_format: LogFormat | None
-    watch: bool
-
-    def or_else(self, other: ServeOptions) -> ServeOptions:
-        """These options, and those of `other` where nothing is given here."""
-        chosen = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            chosen[one.name] = getattr(other, one.name) if value is None or value is False else value
-        return ServeOptions(**chosen)
-
-    @property
-    def given(self) -> bool:
-        return self != ServeOptions(None, None, None, False, None, False)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         from llmux.version import version
@@ -111,8 +78,8 @@ def root(
     """Without a command, llmux serves."""
     context.obj = ServeOptions(config, port, host, verbose, log_format, watch)
     if context.invoked_subcommand is None:
-        _serve(context.obj)
-    elif context.invoked_subcommand != "serve" and context.obj.given:
+        raise typer.Exit(run(context.obj))
+    if context.invoked_subcommand != "serve" and context.obj.given:
         context.fail(f"options of `{context.invoked_subcommand}` come after its name; those before it are for serving")
 
 
@@ -127,7 +94,7 @@ def serve(
     watch: WatchOption = False,
 ) -> None:
     """Serve the models of a configuration file, until SIGTERM or Ctrl-C. A second one ends at once."""
-    _serve(ServeOptions(config, port, host, verbose, log_format, watch).or_else(context.obj))
+    raise typer.Exit(run(ServeOptions(config, port, host, verbose, log_format, watch).or_else(context.obj)))
 
 
 @app.command()
@@ -224,51 +191,6 @@ for _command in (
     app.command(rich_help_panel="A running llmux")(_command)
 
 
-def _serve(options: ServeOptions) -> None:
-    from llmux.config import Config
-    from llmux.errors import ConfigError
-
-    try:
-        config = Config.from_file(options.config or DEFAULT_CONFIG)
-
-        from llmux.serve import StartError, serve
-
-        try:
-            status = serve(
-                config,
-                host=options.host,
-                port=options.port,
-                log_level=logging.DEBUG if options.verbose else logging.INFO,
-                log_format=options.log_format or LogFormat.AUTO,
-                watch=options.watch,
-            )
-        except StartError as error:
-            _fail(str(error), status=1)
-    except ConfigError as error:
-        known = options.config is not None or DEFAULT_CONFIG.exists()
-        hint = "" if known else "\n`llmux init` writes one, -c names another, and `llmux demo` needs none."
-        _fail(f"{error}{hint}", status=2)
-    raise typer.Exit(status)
-
-
 def _fail(message: str, *, status: int) -> NoReturn:
     typer.echo(f"llmux: {message}", err=True)
     raise typer.Exit(status)
-
-
-def _fill_standard_streams() -> None:
-    """Open those of the streams 0 to 2 that llmux was started without, or the first sockets would take their place
-    and whoever writes to stderr would write to a client."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-
-
-def main() -> None:
-    """What the ``llmux`` command runs. Always raises SystemExit."""
-    _fill_standard_streams()
-    if VARIABLE in os.environ:
-        prepare()
-    app(prog_name="llmux")  # however it was started: the name is in what completion looks for

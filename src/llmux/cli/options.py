@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from llmux.cli.serving import DEFAULT_CONFIG as DEFAULT_CONFIG
+from llmux.cli.start import INTERRUPTED as INTERRUPTED
+
 if TYPE_CHECKING:
     from llmux.cli.connection import Server
 
-DEFAULT_CONFIG = Path("config.yaml")
-
 DONE, REFUSED, USAGE = 0, 1, 2
 """Exit statuses: it was done; it could not be; what was asked for makes no sense."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 def model_names(incomplete: str) -> list[str]:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from llmux.config.access import is_secret_place
@@ -22,14 +22,15 @@ from llmux.config.fields import Aliases, Devices, Needs
 from llmux.config.json_reader import read_json
 from llmux.config.scripts import hook_folders
 from llmux.config.tree import Location, Node, UnreadableError, dotted
-from llmux.config.yaml_reader import read_yaml
 from llmux.errors import ConfigError
 from llmux.messages import SCRIPTS
 
 MAX_FILE_BYTES = 2**20
-_ALIASES: TypeAdapter[list[str]] = TypeAdapter(Aliases)
-_NEEDS: TypeAdapter[dict[str, int] | int | None] = TypeAdapter(Needs | None)
-_DEVICES: TypeAdapter[dict[str, int] | None] = TypeAdapter(Devices | None)
+# Built when first needed: only files with faults need them.
+_LATER = ConfigDict(defer_build=True)
+_ALIASES: TypeAdapter[list[str]] = TypeAdapter(Aliases, config=_LATER)
+_NEEDS: TypeAdapter[dict[str, int] | int | None] = TypeAdapter(Needs | None, config=_LATER)
+_DEVICES: TypeAdapter[dict[str, int] | None] = TypeAdapter(Devices | None, config=_LATER)
 _MAPPINGS = ("dict_type", "model_type")
 _HOOKS = tuple(hook.value for hook in SCRIPTS)
 _T = TypeVar("_T")
@@ -44,6 +45,8 @@ def load(path: Path) -> Config:
     source = str(path)
     is_yaml = path.suffix.lower() in (".yaml", ".yml")
     text = _read(path, source)
+    if is_yaml:
+        from llmux.config.yaml_reader import read_yaml  # 15 ms, which a file of JSON is spared
     try:
         root, unplaced = read_yaml(text) if is_yaml else read_json(text)
     except UnreadableError as error:

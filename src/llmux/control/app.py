@@ -22,8 +22,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llmux.access import Access
-from llmux.control import admin, ui
-from llmux.control.admin import Orders, Sight
+from llmux.control import ui
+from llmux.control.admin.handlers import routes as admin_routes
+from llmux.control.admin.ports import Orders, Sight
 from llmux.control.guard import Guard
 from llmux.control.listing import Listing
 from llmux.control.view import ControlView
@@ -102,7 +103,7 @@ def build_control(
         Route("/ready", handlers.ready),
     ]
     if sight is not None and orders is not None:
-        routes += admin.routes(sight, orders)
+        routes += admin_routes(sight, orders)
         routes += ui.routes()
     routes += Listing(view, _VERSION).routes()
     app = Starlette(

@@ -3,10 +3,6 @@
 `operations.py` is the one table of routes, from which both the routes and the OpenAPI document are made; `handlers.py`
 answers them; `answers.py` has the shapes; `stream.py` is the event stream. Reading changes nothing and is GET; whatever
 changes something is POST.
+
+Nothing is imported here: `llmux.oversight` needs the shapes before Starlette, which the handlers need, is loaded.
 """
-
-from llmux.control.admin.handlers import routes
-from llmux.control.admin.operations import PREFIX
-from llmux.control.admin.ports import Orders, Sight
-
-__all__ = ["PREFIX", "Orders", "Sight", "routes"]
