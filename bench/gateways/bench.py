@@ -183,9 +183,16 @@ class Bench:
                     targets.append(target)
             yield targets
 
-    def by_turns(self, targets: Sequence[Target], measure: str, case: str, turn: Callable[[Target], None]) -> None:
+    def by_turns(
+        self,
+        targets: Sequence[Target],
+        measure: str,
+        case: str,
+        turn: Callable[[Target], None],
+        rounds: int | None = None,
+    ) -> None:
         """`turn` for each target in each round, while the others are stopped; in another order in each round."""
-        for number in range(self.rounds):
+        for number in range(self.rounds if rounds is None else rounds):
             at = number % len(targets)
             for target in [*targets[at:], *targets[:at]]:
                 if (target.slow and number) or (measure, case, target.key) in self.results.failed:

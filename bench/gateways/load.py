@@ -7,13 +7,16 @@ import json
 import re
 import select
 import socket
+import struct
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 PATH = "/v1/chat/completions"
-STAMP = re.compile(rb"@(\d{15})\.")
+STAMP = re.compile(rb"@(\d{19})\.")
+SO_TIMESTAMPNS = 35  # of asm-generic/socket.h
+LOOK_SECONDS = 0.004
 READ_BYTES = 1 << 18
 WRK_SCRIPT = """
 wrk.method, wrk.path = "POST", "%s"
@@ -167,7 +170,11 @@ class Chunks:
 
 
 class Streams:
-    """Open streams, read in one thread."""
+    """Open streams, read in one thread.
+
+    The kernel notes when each chunk came, so this need not be quick: it shares its processor with the backend, and one
+    that woke up for every chunk would delay the next ones by more than any gateway does.
+    """
 
     def __init__(self, port: int, model: str, count: int, seconds: float = 60) -> None:
         """Opens them, and waits until each has its first chunk."""
@@ -180,6 +187,7 @@ class Streams:
             if len(self._sockets) < count and len(waiting) < 64:
                 sock = socket.create_connection(("127.0.0.1", port), 10)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
                 sock.sendall(data)
                 sock.setblocking(False)
                 self._sockets[sock.fileno()] = sock
@@ -187,22 +195,26 @@ class Streams:
                 self._poll.register(sock, select.EPOLLIN)
                 continue
             for fd, _ in self._poll.poll(1.0):
-                if b"@" in self._read(fd):
+                if b"@" in self._read(fd)[0]:
                     waiting.discard(fd)
             if time.monotonic() > begun + seconds:
                 self.close()
                 raise LoadError(f"{len(waiting)} of {count} streams did not begin within {seconds:.0f} s")
 
-    def _read(self, fd: int) -> bytes:
+    def _read(self, fd: int) -> tuple[bytes, int]:
+        """What has come, and when the last of it did: nanoseconds of CLOCK_REALTIME."""
         try:
-            data = self._sockets[fd].recv(READ_BYTES)
+            data, notes, _, _ = self._sockets[fd].recvmsg(READ_BYTES, 64)
         except OSError as error:
             raise LoadError(f"a stream broke: {error}") from error
         if not data:
             raise LoadError("a stream ended")
         if b" 500 " in data[:16] or b" 502 " in data[:16] or b" 503 " in data[:16] or b" 429 " in data[:16]:
             raise LoadError(data[:40].decode("latin-1"))
-        return data
+        if not notes:
+            return data, time.time_ns()
+        seconds, nanoseconds = struct.unpack("qq", notes[0][2])
+        return data, seconds * 1_000_000_000 + nanoseconds
 
     def read(self, seconds: float, *, delays: bool) -> Chunks:
         """Take what comes for a while."""
@@ -211,11 +223,12 @@ class Streams:
         begun = time.monotonic()
         end = begun + seconds
         while (now := time.monotonic()) < end:
+            if delays:
+                time.sleep(LOOK_SECONDS)
             for fd, _ in self._poll.poll(end - now):
-                data = self._read(fd)
+                data, at = self._read(fd)
                 count += data.count(b"@")
                 if delays:
-                    at = time.monotonic_ns()
                     found += [(at - int(stamp)) * 1e-9 for stamp in STAMP.findall(data)]
         found.sort()
         return Chunks(count, now - begun, found)

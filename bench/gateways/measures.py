@@ -278,34 +278,44 @@ class Waiting:
 
 
 def growth(bench: Bench, peers: Sequence[Peer]) -> None:
-    """What a request for the awake model costs with ever more models in the file, and with ever more that wait."""
-    body = chat(MODEL, KB)
+    """What a request for the awake model costs with ever more models in the file, and with ever more that wait.
+
+    All of them run at the same time and have their turns, since what is compared here are not the peers.
+    """
     able = [peer for peer in peers if peer.waits]
-    for models in (2, 100, 1000):
-        case = f"{models:,} models"
-        with bench.all_started(able, f"growth-{models}", bench.fast, models) as targets:
-            _short_growth(bench, targets, case, body)
-    for peer in able:
-        if peer.key == "llmux":  # the others serve nobody while somebody waits
-            setup = bench.setup(peer, "growth", bench.fast)
-            setup = replace(setup, waits_for_ready=True, two_devices=True)
-            with bench.started(peer, setup) as target, Waiting(target.port, "bench-1") as waiting:
-                come = 0
-                most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 2000
-                for wanted in (0, 1000, 10_000):
-                    count = min(round(wanted * bench.scale), most)
-                    waiting.come(count - come)
-                    come = count
+    with contextlib.ExitStack() as stack:
+        sizes: dict[str, list[Target]] = {}
+        for models in (2, 100, 1000):
+            targets = stack.enter_context(bench.all_started(able, f"growth-{models}", bench.fast, models))
+            sizes[f"{models:,} models"] = targets
+        _by_size(bench, sizes)
+    with contextlib.ExitStack() as stack:
+        sizes = {}
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        for wanted in (0, 1, 1000, 10_000):
+            count = min(wanted if wanted == 1 else round(wanted * bench.scale), most)
+            for peer in able:
+                if peer.key == "llmux":  # the others serve nobody while somebody waits
+                    setup = bench.setup(peer, f"growth-waiting-{wanted}", bench.fast)
+                    setup = replace(setup, waits_for_ready=True, two_devices=True)
+                    target = stack.enter_context(bench.started(peer, setup))
+                    stack.enter_context(Waiting(target.port, "bench-1")).come(count)
                     _settle(target)
-                    _short_growth(bench, [target], f"{count:,} waiting", body)
+                    target.pause()
+                    sizes[f"{count:,} waiting"] = [target]
+        _by_size(bench, sizes)
 
 
-def _short_growth(bench: Bench, targets: Sequence[Target], case: str, body: bytes) -> None:
-    def turn(target: Target) -> None:
-        figures = bench.short(target, body, 32, 1.0)
-        bench.results.add("growth", case, target.key, **figures)
+def _by_size(bench: Bench, sizes: Mapping[str, Sequence[Target]]) -> None:
+    body = chat(MODEL, KB)
+    for number in range(bench.rounds):
+        for case, targets in list(sizes.items())[:: -1 if number % 2 else 1]:
 
-    bench.by_turns(targets, "growth", case, turn)
+            def turn(target: Target, case: str = case) -> None:
+                bench.results.add("growth", case, target.key, **bench.short(target, body, 32, 1.0))
+
+            if targets:
+                bench.by_turns(targets, "growth", case, turn, rounds=1)
 
 
 def _settle(target: Target) -> None:

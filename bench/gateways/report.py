@@ -64,9 +64,9 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "streams": (
-        "Server-sent events of 180 bytes, a write each. *Delay* is from the backend's writing a chunk to the client's "
-        "having it, with chunks evenly spread; *at most* is how many get through when the backend writes all it can, "
-        "and then several are read, and written, at a time.",
+        "Server-sent events of 190 bytes, a write each. *Delay* is from the backend's writing a chunk until the kernel "
+        "has it for the client, with chunks evenly spread; *at most* is how many get through when the backend writes "
+        "all it can, and then several are read, and written, at a time.",
         [
             Column("chunks/s", "paced"),
             Column("delay p50, ms", "p50", MS, 3),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from llmux import garbage, logs
+from llmux import garbage, heap, logs
 from llmux.config import Config
 from llmux.exposure import expose
 from llmux.version import version
@@ -71,6 +71,7 @@ def serve(
     exposure = expose(config)  # to find out what is missing before anything is bound; `build_app` reads it once more
     sockets = bind(config.host, config.port)
     logs.configure(log_level, log_format)
+    heap.keep_freed()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             status = runner.run(_serve(config, sockets, exposure.warnings, overrides, watch=watch))

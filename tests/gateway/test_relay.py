@@ -13,6 +13,7 @@ import trustme
 from llmux.addresses import BackendAddress
 from llmux.errors import BackoffError
 from llmux.gateway import Backend, GatewaySettings
+from llmux.ports import Streaming
 from tests.gateway.peers import FakeBackend, RawClient, TruncatedError, chat, ending_with, get, rig, until
 
 pytestmark = pytest.mark.anyio
@@ -119,6 +120,42 @@ async def test_chunked_response_passes_with_its_trailers() -> None:
             assert answer.trailers == [("x-sum", "1")]
             assert answer.header("x-sum") is None
         assert len(gateway.backend.connections) == 1
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_chunks_that_come_one_at_a_time(whole: bool) -> None:
+    """Most of them are not parsed, but count like all others: as events, for the tokens, for how the end is told."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    usage = b'data: {"usage": {"prompt_tokens": 3, "completion_tokens": 40}}\n\n'
+    events = [b"data: %04d\n\n" % number for number in range(40)] + [usage, b"data: [DONE]\n\n"]
+    async with rig() as gateway:
+        gateway.backend.play(head)
+        client = await gateway.client()
+        await client.send(chat())
+        got = await client.read_until(b"\r\n\r\n")
+        (requester,) = gateway.scheduler.granted.values()
+        (connection,) = gateway.backend.connections
+        for number, event in enumerate(events, 1):
+            chunk = b"%x\r\n%b\r\n" % (len(event), event)
+            connection.write(chunk)
+            assert await client.read_until(b"\n\n\r\n") == chunk
+            got += chunk
+            assert isinstance(requester, Streaming)
+            assert requester.events == number
+        client.unread(got)
+        if whole:
+            connection.write(b"0\r\n\r\n")
+            assert (await client.receive()).body == b"".join(events)
+            assert gateway.observer.tokens == [("m", 3, 40)]
+            await client.send(chat())  # on the same connections
+            await client.read_until(b"\r\n\r\n")
+            assert len(gateway.backend.connections) == 1
+        else:
+            connection.close()
+            with pytest.raises(TruncatedError) as ended:
+                await client.receive()
+            assert ended.value.body.startswith(b"".join(events) + b'data: {"error":{')
+            assert gateway.observer.tokens == []
 
 
 async def test_chunked_response_is_decoded_for_http10() -> None:

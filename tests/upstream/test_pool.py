@@ -37,6 +37,9 @@ class Asker:
         if response.complete:
             self.events.append("complete")
 
+    def chunk_came(self, data: bytes, response: ResponseReader) -> None:
+        self.body += data
+
     def malformed(self, error: BackendError) -> None:
         self.events.append("malformed")
 

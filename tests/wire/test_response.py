@@ -20,6 +20,9 @@ def feed(reading: ResponseReader, pieces: list[bytes]) -> tuple[bytes, bytes]:
         if reading.complete:
             excess += piece
             continue
+        if reading.is_chunk(piece):
+            handed += piece
+            continue
         body, rest = reading.feed(piece)
         handed += body
         excess += rest
@@ -127,6 +130,74 @@ def test_where_a_chunk_may_be_added(relayed: bytes, boundary: bool) -> None:
         feed(reading, pieces)
         assert reading.framing == CHUNKED
         assert reading.between_chunks(head + relayed) is boundary
+
+
+CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_chunk_like_one_before_needs_no_parser() -> None:
+    reading = ResponseReader(to_head=False)
+    reading.feed(CHUNKED_HEAD)
+    assert not reading.is_chunk(b"4;a=b\r\nda\r\n\r\n")  # the first may be anything
+    reading.feed(b"4;a=b\r\nda\r\n\r\n")
+    assert not reading.is_chunk(b"4;a=b\r\nda\r\n\r\n")  # such a one was not between two others yet
+    reading.feed(b"4;a=b\r\nda\r\n\r\n")
+    assert reading.is_chunk(b"4;a=b\r\nta\r\n\r\n")
+    for other in (
+        b"4;a=c\r\nda\r\n\r\n",  # begins otherwise
+        b"4;a=b\r\nda\r\n\rx",  # does not end
+        b"4;a=b\r\nda\r\n\r\n\r\n",  # is longer
+        b"0\r\n\r\n",
+    ):
+        assert not reading.is_chunk(other)
+    assert feed(reading, [b"4;a=b\r\nta\r\n\r\n", b"0\r\n\r\n"]) == (b"4;a=b\r\nta\r\n\r\n0\r\n\r\n", b"")
+    assert reading.complete
+    assert reading.reusable
+
+
+@pytest.mark.parametrize(
+    "begun", [b"6\r\n", b"4", b"4\r\nda", b"4\r\ndata", b"4\r\ndata\r", b"0\r\n", b"0\r\na: b\r\n"]
+)
+def test_what_looks_like_a_chunk_is_none_within_another(begun: bytes) -> None:
+    chunk = b"4\r\nda\r\n\r\n"
+    reading = ResponseReader(to_head=False)
+    for piece in (CHUNKED_HEAD, chunk, chunk):
+        reading.feed(piece)
+    assert reading.is_chunk(chunk)
+    reading.feed(begun)
+    assert not reading.is_chunk(chunk)
+
+
+@given(st.data(), st.lists(st.tuples(st.sampled_from([1, 1, 2, 5]), st.booleans()), min_size=2))
+def test_chunks_that_come_alone_are_read_like_all_others(data: st.DataObject, sizes: list[tuple[int, bool]]) -> None:
+    chunks = [b"%x%b\r\n%b\r\n" % (size, b";x" * extended, b"\r\n\r\n-"[:size]) for size, extended in sizes]
+    wire = [CHUNKED_HEAD, *chunks, b"0\r\n\r\n"]
+    damaged = data.draw(st.integers(1, len(wire) - 1))
+    at = data.draw(st.integers(0, len(wire[damaged]) - 1))
+    wire[damaged] = (
+        wire[damaged][:at] + data.draw(st.sampled_from([b"", b"\r", b"\n", b"0", b"-"])) + wire[damaged][at + 1 :]
+    )
+    outcomes = []
+    for take_alone in (True, False):
+        reading = ResponseReader(to_head=False)
+        handed = b""
+        try:
+            for piece in wire:
+                if reading.complete:
+                    break
+                handed += piece if take_alone and reading.is_chunk(piece) else reading.feed(piece)[0]
+        except BackendError:
+            outcomes.append((b"", "refused"))
+        else:
+            outcomes.append((handed, "whole" if reading.complete else "unfinished"))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_body_that_is_decoded_has_no_chunks_to_hand_on() -> None:
+    reading = DecodingResponseReader(to_head=False)
+    for piece in (CHUNKED_HEAD, *[b"4\r\ndata\r\n"] * 3):
+        reading.feed(piece)
+    assert not reading.is_chunk(b"4\r\ndata\r\n")
 
 
 def test_nothing_is_between_chunks_of_a_body_without() -> None:

@@ -57,13 +57,17 @@ DONE: Final = 7
 # RFC 9110, section 9.2.1, less TRACE: what may be sent again if nobody knows whether it was done.
 _REPLAYABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
+# So many pieces of a response's end are kept before they are joined, and what need not be kept is thrown away.
+_MOST_ENDS: Final = 8
+
 
 class Exchange:
     """Implements `llmux.ports.Requester`, `llmux.upstream.Connector` and `llmux.upstream.Receiver`.
 
     Attributes:
         keep_alive: the client's connection may carry another request after this one.
-        events: how many server-sent events the backend has sent so far, as near as counting in passing can tell.
+        events: how many server-sent events the backend has sent so far, as near as counting in passing can tell: what
+            came as one chunk, by itself, counts as one.
     """
 
     __slots__ = (
@@ -72,6 +76,7 @@ class Exchange:
         "_connect",
         "_connection",
         "_cors",
+        "_ends",
         "_first_byte",
         "_granted",
         "_held",
@@ -89,7 +94,6 @@ class Exchange:
         "_started",
         "_state",
         "_status",
-        "_tail",
         "_to_control",
         "_waited",
         "events",
@@ -121,7 +125,7 @@ class Exchange:
         self._replayed = False
         self._status = 0
         self._first_byte = 0.0
-        self._tail = b""  # the last of what was relayed so far
+        self._ends: list[bytes] = []  # the last of what was relayed so far, at least `TAIL_BYTES`
         self._cors: bytes | None = None  # header lines for the page that sent this, if a page did
         self._waited = b""  # header lines that tell how long it has waited, if it has
         self._kept: KeptStream | None = None  # the response, if it began while the request waited
@@ -370,12 +374,35 @@ class Exchange:
                 self._count_tokens(self._model, data)
             self._complete()
         elif data:
-            self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+            self._keep_end(data)
             if response.event_stream:
                 self.events += data.count(b"data:")
             if not client.write_paused:
                 client.deadline = now + self._shared.seconds.between_bytes
             client.write(data)
+
+    def chunk_came(self, data: bytes, response: ResponseReader) -> None:
+        """See `llmux.upstream.Receiver`. Called for nearly every chunk of most streams; `received` would take three
+        times as long."""
+        ends = self._ends
+        if len(ends) < _MOST_ENDS:
+            ends.append(data)
+        else:
+            self._keep_end(data)
+        if response.event_stream:
+            self.events += 1  # not counted, which would take 0.5 µs
+        client = self._client
+        if not client.write_paused:
+            client.deadline = self._shared.loop.time() + self._shared.seconds.between_bytes
+        client.write(data)
+
+    def _keep_end(self, data: bytes) -> None:
+        ends = self._ends
+        ends.append(data)
+        if len(data) >= TAIL_BYTES:
+            ends[:] = [data]  # not a part of it: to copy that costs more than the rest of it
+        elif len(ends) > _MOST_ENDS:
+            ends[:] = [b"".join(ends)[-TAIL_BYTES:]]
 
     def _answered_otherwise(self, kept: KeptStream, data: bytes, response: ResponseReader) -> None:
         """The backend did not answer with the stream that the client was promised."""
@@ -390,7 +417,7 @@ class Exchange:
 
     def _count_tokens(self, model: str, last: bytes) -> tuple[int, int] | None:
         """All of the response has been handed on; `last` was the last of it. Returns what was counted."""
-        tokens = used_tokens(self._tail + last if self._tail else last)
+        tokens = used_tokens(b"".join([*self._ends, last]) if self._ends else last)
         if tokens is not None:
             self._shared.observer.tokens_used(model, *tokens)
         return tokens
@@ -528,7 +555,7 @@ class Exchange:
                 client.close()
             self._finish(tell_client=False)
             return
-        last_bytes = self._tail[-4:]
+        last_bytes = b"".join(self._ends)[-4:]
         told = (
             response is not None
             and response.event_stream

@@ -119,6 +119,9 @@ class CanaryRun:
         else:
             self._end(Outcome.FAILED, f"the backend answered with status {response.status}")
 
+    def chunk_came(self, data: bytes, response: ResponseReader) -> None:
+        """See `llmux.upstream.Receiver`."""
+
     def malformed(self, error: BackendError) -> None:
         """See `llmux.upstream.Receiver`."""
         self._connection = None

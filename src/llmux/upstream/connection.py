@@ -26,6 +26,9 @@ class Receiver(Protocol):
         """`data` of the body came; the head is known, and `response.complete` tells whether this was all. Once it
         is, the connection is no longer the receiver's."""
 
+    def chunk_came(self, data: bytes, response: ResponseReader) -> None:
+        """Like `received`, after a call of that, with `data` that is one whole chunk of the body, framing included."""
+
     def malformed(self, error: BackendError) -> None:
         """The answer is not HTTP. The connection is gone."""
 
@@ -150,6 +153,9 @@ class UpstreamConnection(asyncio.Protocol):
         receiver, response = self._receiver, self._response
         if receiver is None or response is None:
             self.abort()  # nobody asked: it must never be taken for the answer to a later request
+            return
+        if response.is_chunk(data):
+            receiver.chunk_came(data, response)
             return
         try:
             body, excess = response.feed(data)
