@@ -25,6 +25,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _UPSTREAM = b"/upstream/"
 _CHUNK = 1 << 16
+_JSON = b"application/json"
 
 
 class _Peek(msgspec.Struct):
@@ -139,11 +140,13 @@ def model_in_target(path: bytes, query: bytes) -> tuple[str | None, bytes]:
 
 
 def _media_type(content_type: bytes | None) -> bytes:
+    if content_type == _JSON:  # as nearly everybody says it
+        return _JSON
     return (content_type or b"").partition(b";")[0].strip().lower()
 
 
 def _is_json(kind: bytes) -> bool:
-    return kind == b"application/json" or kind.endswith(b"+json")
+    return kind == _JSON or kind.endswith(b"+json")
 
 
 def _peek(body: bytes | bytearray) -> tuple[str | None, str | None]:
