@@ -8,14 +8,14 @@ up to an empty line at most and look whether the message is over.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Protocol
+from typing import Final, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade
 
 from llmux.errors import LlmuxError
 from llmux.wire.known import Key, without_length
 
-EMPTY_LINE = b"\r\n\r\n"
+EMPTY_LINE: Final = b"\r\n\r\n"
 
 
 class Parser(Protocol):
