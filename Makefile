@@ -5,9 +5,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+COMPILED_TESTS := tests/access tests/core tests/gateway tests/telemetry tests/upstream tests/wire tests/test_driver.py
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test test-demo bench check docs lint types imports format clean refresh-constraints
+.PHONY: demo test test-demo test-compiled bench check docs lint types imports format clean refresh-constraints
 
 demo: $(VENV)/.demo
 	$(BIN)/llmux demo
@@ -19,6 +20,12 @@ test: $(VENV)/.check
 # The tests that need the real models of the [demo] extra as well.
 test-demo: $(VENV)/.check $(VENV)/.demo
 	$(BIN)/python -m pytest -m demo
+
+# The tests of what is compiled, with a build in which it is: hatch_build.py. Takes a C compiler.
+test-compiled: $(VENV)/.check
+	rm -rf build/compiled
+	LLMUX_MYPYC=1 $(PIP) --target build/compiled --no-deps .
+	PYTHONPATH=build/compiled $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(COMPILED_TESTS)
 
 # llmux beside what one would take instead, which is got by each one's own package manager into .peers; bench/README.md.
 bench: $(VENV)/.check

@@ -13,7 +13,7 @@ from llmux.core import Core, CoreEvent, CoreSettings, ModelSpec
 from llmux.driver import Driver
 from llmux.errors import HookFailedError, LlmuxError, ModelNotFoundError, ShuttingDownError
 from llmux.hooks import HookResult, HookRunner, HookSpec
-from llmux.messages import Active, Effect, Event, Grant, Hook, HookEnded, OnExit, Start
+from llmux.messages import Active, Arrived, Effect, Grant, Hook, HookEnded, OnExit, Start
 from llmux.policy import FifoPolicy
 
 pytestmark = pytest.mark.anyio
@@ -162,12 +162,12 @@ async def test_a_bug_in_the_core_answers_who_asked(
 ) -> None:
     no_blocking_calls.deactivate()  # a traceback in the log reads the source
 
-    def broken(event: Event, now: float) -> list[Effect]:
+    def broken(event: Arrived, now: float) -> None:
         raise ZeroDivisionError
 
     request = Request()
     with monkeypatch.context() as patch:
-        patch.setattr(world.driver.core, "handle", broken)
+        patch.setitem(world.driver.core._handlers, Arrived, broken)
         world.driver.arrived("a", request)
     assert request.error is not None
     assert request.error.status == 500

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import timeit
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,12 +104,14 @@ class Llmux(Peer):
     about = "this checkout"
 
     def program(self) -> str | None:
-        return sys.executable
+        named = os.environ.get("LLMUX_PYTHON")
+        return which(Path(named)) if named else sys.executable
 
     def version(self) -> str:
-        version = said([sys.executable, "-m", "llmux", "--version"]).split()[-1]
+        python = self._require()
+        version = said([python, "-m", "llmux", "--version"]).split()[-1]
         commit = said(["git", "-C", str(HERE), "describe", "--always", "--dirty"])
-        return f"{version} ({commit}), {python_version()}"
+        return f"{version} ({commit}), {said([python, '-c', PYTHON_VERSION])}"
 
     def command(self, setup: Setup, port: int) -> list[str]:
         return [self._require(), "-m", "llmux", "-c", str(self.configuration(setup)), "-p", str(port)]
@@ -367,10 +368,16 @@ def said(command: list[str], environment: Mapping[str, str] | None = None) -> st
     return done.stdout.strip()
 
 
-def python_version() -> str:
-    """With how fast it is: one built without a profile, as pyenv does unless told to, takes half as long again."""
-    best = min(timeit.repeat("for _ in range(100_000): x = (1, _)[1]", number=10, repeat=5)) * 1e3
-    return f"Python {sys.version.split()[0]}, which does a million turns of a small loop in {best:.0f} ms"
+PYTHON_VERSION = """
+import sys, timeit
+from llmux.gateway import exchange
+kind = "plain" if exchange.__file__.endswith(".py") else "compiled"
+best = min(timeit.repeat("for _ in range(100_000): x = (1, _)[1]", number=10, repeat=5)) * 1e3
+version = sys.version.split()[0]
+print(f"{kind}, Python {version}, which does a million turns of a small loop in {best:.0f} ms")
+"""
+"""Says how llmux is built and with which Python it runs, which does not tell whether it was built with a profile. But
+it can be seen: one that was not, as pyenv does it unless told otherwise, takes half as long again for that loop."""
 
 
 def package_version(python: Path, package: str) -> str:

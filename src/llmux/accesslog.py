@@ -7,6 +7,7 @@ take the way of all its lines, which holds nobody up either. There are no prompt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -76,10 +77,10 @@ def _told(record: Record) -> tuple[Any, ...]:
 class _Silent:
     """The part of `llmux.records.Scribe` that does not concern an access log."""
 
-    def begun(self, record: Record, lines: list[bytes]) -> None:
+    def begun(self, record: Record, lines: Sequence[bytes]) -> None:
         """See `Scribe`."""
 
-    def forwarded(self, record: Record, lines: list[bytes], backend: str) -> list[bytes]:
+    def forwarded(self, record: Record, lines: Sequence[bytes], backend: str) -> Sequence[bytes]:
         """See `Scribe`."""
         return lines
 

@@ -5,6 +5,7 @@ The gateway fills a record in, access log and traces read it. Where nobody wants
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -76,10 +77,10 @@ class Record:
 class Scribe(Protocol):
     """Who wants to know of requests. Called on the request path: must not block."""
 
-    def begun(self, record: Record, lines: list[bytes]) -> None:
+    def begun(self, record: Record, lines: Sequence[bytes]) -> None:
         """A whole request has come; `lines` are its header fields, each ``name: value``."""
 
-    def forwarded(self, record: Record, lines: list[bytes], backend: str) -> list[bytes]:
+    def forwarded(self, record: Record, lines: Sequence[bytes], backend: str) -> Sequence[bytes]:
         """It goes to its model's backend, at that address. Returns the header fields that the backend is to be sent.
         Called again if that address was another one."""
 

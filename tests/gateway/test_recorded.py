@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,14 @@ COUNTED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:
 class Notes:
     """A scribe that keeps everything."""
 
-    begun_with: list[list[bytes]] = field(default_factory=list)
+    begun_with: list[Sequence[bytes]] = field(default_factory=list)
     backends: list[str] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
 
-    def begun(self, record: Record, lines: list[bytes]) -> None:
+    def begun(self, record: Record, lines: Sequence[bytes]) -> None:
         self.begun_with.append(lines)
 
-    def forwarded(self, record: Record, lines: list[bytes], backend: str) -> list[bytes]:
+    def forwarded(self, record: Record, lines: Sequence[bytes], backend: str) -> Sequence[bytes]:
         self.backends.append(backend)
         return [*lines, b"x-noted: yes"]
 

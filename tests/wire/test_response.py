@@ -43,7 +43,7 @@ def test_responses_survive_any_split(
     reading = (DecodingResponseReader if decode else ResponseReader)(to_head=False)
     handed, rest = feed(reading, data.draw(splits(interim + head + body.wire + excess)))
     assert reading.complete
-    assert (reading.status, reading.reason, reading.lines) == (200, b"Fine", lines)
+    assert (reading.status, reading.reason, list(reading.lines)) == (200, b"Fine", lines)
     assert handed == (body.content if decode else body.wire)
     assert rest == excess
     assert reading.reusable

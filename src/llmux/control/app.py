@@ -24,6 +24,7 @@ from starlette.routing import Route
 from llmux.access import Access
 from llmux.control import ui
 from llmux.control.admin.handlers import routes as admin_routes
+from llmux.control.admin.operations import PREFIX
 from llmux.control.admin.ports import Orders, Sight
 from llmux.control.guard import Guard
 from llmux.control.listing import Listing
@@ -130,7 +131,7 @@ async def _translate(request: Request, exc: Exception) -> Response:
         return _error(MethodNotAllowedError(f"{request.method} is not allowed for {request.url.path}", allowed))
     path = request.url.path
     if path.startswith(_OPERATORS):
-        return _error(NoSuchPathError(f"there is no {path}; {admin.PREFIX}/openapi.json has all that there is"))
+        return _error(NoSuchPathError(f"there is no {path}; {PREFIX}/openapi.json has all that there is"))
     return _error(NoModelError())
 
 

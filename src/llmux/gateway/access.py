@@ -38,8 +38,9 @@ def admit(access: Access, request: Request, *, to_model: bool) -> Key | None:
 
 
 def _admit(access: Access, request: Request, *, to_model: bool) -> Key | None:
-    shown = presented_keys(request.credentials) if request.credentials and (access.keys or access.admin_keys) else []
-    if to_model and access.keys:
+    keyed = access.keys.any or access.admin_keys.any
+    shown = presented_keys(request.credentials) if keyed and request.credentials else []
+    if to_model and access.keys.any:
         key = access.keys.find(shown)
         if key is None:
             raise no_key(shown)
@@ -76,7 +77,7 @@ def check_body_may_come(access: Access, request: Request) -> None:
         InvalidKeyError: there are keys, and it shows none of them.
         BadRequestError: it shows several in one way.
     """
-    if access.keys:
+    if access.keys.any:
         shown = presented_keys(request.credentials)
         if not access.keys.find(shown) and not access.admin_keys.find(shown):
             error = no_key(shown)
@@ -94,9 +95,9 @@ def check_model(access: Access, request: Request, key: Key | None, model: str) -
         error = ModelNotAllowedError(f"this key does not open the model {model!r}")
         _log(request, error, key)
         raise error
-    if request.credentials and (access.keys or access.admin_keys):
+    if request.credentials and (access.keys.any or access.admin_keys.any):
         dropped: Collection[bytes] = request.credentials
-        if not access.keys or model in access.forward_to:
+        if not access.keys.any or model in access.forward_to:
             dropped = [line for line in dropped if access.admin_keys.find(presented_keys((line,)))]
         if dropped:
             request.lines = [line for line in request.lines if line not in dropped]
@@ -134,7 +135,7 @@ def preflight(access: Access, request: Request) -> bytes | None:
     browser = Browser(request.browser)
     if browser.origin is None or browser.method_wanted is None:
         return None
-    if not access.keys:
+    if not access.keys.any:
         _admit(access, request, to_model=True)
     fields = b"" if request.path.startswith(_OPERATORS_TREES) else access.origins.preflight(browser)
     if not fields:

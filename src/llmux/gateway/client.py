@@ -22,6 +22,7 @@ from llmux.gateway.exchange import Exchange
 from llmux.gateway.observer import Limit
 from llmux.gateway.shared import Shared
 from llmux.gateway.tunnel import Tunnel
+from llmux.native import mypyc_attr
 from llmux.wire.errors import Shape, shape_of
 from llmux.wire.heads import CONTINUE, error_response
 from llmux.wire.request import RequestReader
@@ -50,8 +51,9 @@ _LIMITS: Final[dict[type[LlmuxError], Limit]] = {
 _RESET: Final = struct.pack("ii", 1, 0)  # linger on, for no time: close() sends RST and not FIN
 
 
-class ClientConnection(asyncio.Protocol):
-    """Made by the gateway's listeners.
+@mypyc_attr(allow_interpreted_subclasses=True)  # those that make records
+class ClientConnection:
+    """Made by the gateway's listeners. An `asyncio.Protocol`, though not by inheritance; see `UpstreamConnection`.
 
     Attributes:
         deadline: on the loop's clock; the gateway calls `deadline_passed` when it has passed.

@@ -30,6 +30,7 @@ from llmux.gateway.routing import NOWHERE, Route, find_route, resolve
 from llmux.gateway.shared import Shared
 from llmux.gateway.usage import TAIL_BYTES, used_tokens
 from llmux.messages import Failure
+from llmux.native import mypyc_attr
 from llmux.upstream import Pool, UpstreamConnection
 from llmux.wire.errors import shape_of
 from llmux.wire.headers import without_cors
@@ -61,6 +62,7 @@ _REPLAYABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _MOST_ENDS: Final = 8
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # those that make records
 class Exchange:
     """Implements `llmux.ports.Requester`, `llmux.upstream.Connector` and `llmux.upstream.Receiver`.
 

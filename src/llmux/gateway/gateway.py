@@ -11,7 +11,7 @@ import math
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from llmux import logs
 from llmux.access import Access
@@ -94,10 +94,9 @@ class Gateway:
         if self._sweeper is None:
             self._sweep()
 
-    def _accept(self) -> ClientConnection:
-        if self._scribes is not None:
-            return RecordedClient(self._shared, self._scribes)
-        return ClientConnection(self._shared)
+    def _accept(self) -> asyncio.Protocol:
+        made = ClientConnection(self._shared) if self._scribes is None else RecordedClient(self._shared, self._scribes)
+        return cast(asyncio.Protocol, made)
 
     @property
     def addresses(self) -> list[Any]:

@@ -39,7 +39,7 @@ class Scribes:
     def __init__(self, scribes: Sequence[Scribe]) -> None:
         self._scribes = tuple(scribes)
 
-    def begun(self, record: Record, lines: list[bytes]) -> None:
+    def begun(self, record: Record, lines: Sequence[bytes]) -> None:
         """See `Scribe`."""
         for scribe in self._scribes:
             try:
@@ -47,7 +47,7 @@ class Scribes:
             except Exception:
                 log.exception("internal_error", at=type(scribe).__name__)
 
-    def forwarded(self, record: Record, lines: list[bytes], backend: str) -> list[bytes]:
+    def forwarded(self, record: Record, lines: Sequence[bytes], backend: str) -> Sequence[bytes]:
         """See `Scribe`."""
         for scribe in self._scribes:
             try:
@@ -257,7 +257,7 @@ def _seconds_since(record: Record) -> float:
     return time.monotonic() - record.started
 
 
-def _said_id(lines: list[bytes]) -> str | None:
+def _said_id(lines: Sequence[bytes]) -> str | None:
     for line in lines:
         if line[:13].lower() == b"x-request-id:":
             return printable(line[13:].strip().decode("latin-1"), MAX_ID)

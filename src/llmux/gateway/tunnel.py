@@ -13,6 +13,7 @@ from llmux.access import with_key_protocols_apart
 from llmux.errors import BackendError, BackendTimeoutError, LlmuxError, NotImplementedOnWireError, OverloadedError
 from llmux.gateway.exchange import STREAMING, Exchange
 from llmux.gateway.shared import Shared
+from llmux.native import mypyc_attr
 from llmux.wire.request import Request
 from llmux.wire.response import ResponseReader
 from llmux.wire.websocket import UPGRADE_LINES, SwitchingResponseReader, accept_of, switching_head
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from llmux.gateway.client import ClientConnection
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # those that make records
 class Tunnel(Exchange):
     """Also implements `llmux.upstream.Sender`. An answer that is no switch ends the client's connection: what the
     client has sent behind its handshake may be anything."""

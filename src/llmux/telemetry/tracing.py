@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -125,7 +125,7 @@ class Tracing:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def begun(self, record: Record, lines: list[bytes]) -> None:
+    def begun(self, record: Record, lines: Sequence[bytes]) -> None:
         """See `Scribe`. Takes up what the client says of its own trace."""
         carrier: dict[str, list[str]] = {}
         for line in lines:
@@ -135,7 +135,7 @@ class Tracing:
         # Without the empty context, a trace that happens to be current where llmux was started would count.
         record.trace = _Trace(propagate.extract(carrier, Context()) if carrier else Context())
 
-    def forwarded(self, record: Record, lines: list[bytes], backend: str) -> list[bytes]:
+    def forwarded(self, record: Record, lines: Sequence[bytes], backend: str) -> Sequence[bytes]:
         """See `Scribe`. What the client said of its trace gives way to what the backend is to say it is part of."""
         known: _Trace = record.trace
         if known.upstream is not None:

@@ -7,7 +7,7 @@ It never interprets what it relays beyond what `ResponseReader` does.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from llmux.errors import BackendError
 from llmux.wire.response import ResponseReader
@@ -15,7 +15,7 @@ from llmux.wire.response import ResponseReader
 if TYPE_CHECKING:
     from llmux.upstream.pool import Pool
 
-JOIN_BYTES = 64 * 1024
+JOIN_BYTES: Final = 64 * 1024
 """Up to this size, head and body are joined and leave in one write; above it, copying costs more than it saves."""
 
 
@@ -46,8 +46,9 @@ class Sender(Protocol):
         """It has caught up."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """Made by its `Pool`.
+class UpstreamConnection:
+    """Made by its `Pool`. An `asyncio.Protocol`, though not by inheritance: that would keep mypyc from making a class
+    of its own of it, with attributes that need not be looked up.
 
     Attributes:
         sender: hears when to write, if it does so by `write`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
-from typing import Protocol
+from typing import Protocol, cast
 
 from llmux.addresses import BackendAddress
 from llmux.upstream.connection import UpstreamConnection
@@ -87,13 +87,14 @@ class Pool:
     async def _connect(self, connector: Connector) -> None:
         connection = UpstreamConnection(self, self._generation)
         loop, address = self._loop, self.address
+        protocol = cast(asyncio.Protocol, connection)
         try:
             if address.unix_path:
-                await loop.create_unix_connection(lambda: connection, address.unix_path)
+                await loop.create_unix_connection(lambda: protocol, address.unix_path)
             else:
                 host = address.host if self._tls else None
                 await loop.create_connection(
-                    lambda: connection, address.host, address.port, ssl=self._tls, server_hostname=host
+                    lambda: protocol, address.host, address.port, ssl=self._tls, server_hostname=host
                 )
         except (OSError, UnicodeError) as error:
             connector.connect_failed(error)

@@ -8,13 +8,14 @@ up to an empty line at most and look whether the message is over.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Protocol
+from typing import Final, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade
 
 from llmux.errors import LlmuxError
+from llmux.wire.known import Key, without_length
 
-EMPTY_LINE = b"\r\n\r\n"
+EMPTY_LINE: Final = b"\r\n\r\n"
 
 
 class Parser(Protocol):
@@ -57,21 +58,36 @@ class HeadReader:
 
     def _feed_head(self, data: bytes) -> bytes:
         """Take in `data` up to the first empty line; returns what is left."""
-        end, self._tail = cut(self._tail, data)
-        piece = data if end == len(data) else data[:end]
-        size = end
+        if self._head is None and (at := data.find(EMPTY_LINE)) >= 0:
+            end = at + len(EMPTY_LINE)
+            self._head_size = end
+            if end > self._head_room():
+                raise self._too_large()
+            split = without_length(data, end)
+            if split is None:
+                self._read(data[:end])
+            elif not self._recall(*split):
+                self._read(data[:end])
+                if self._headers_done:
+                    self._remember(*split)
+        else:
+            end, self._tail = cut(self._tail, data)
+            piece = data[:end]
+            self._head_size = end if self._head is None else len(self._head) + end
+            if self._head_size > self._head_room():
+                raise self._too_large()
+            self._read(piece)
+        return data[end:]
+
+    def _read(self, piece: bytes) -> None:
+        """Have `piece` of a head, or all of it, judged; and what it says taken in once that is all."""
         if self._head is not None:
             self._head += piece
-            size = len(self._head)
-        self._head_size = size
-        if size > self._head_room():
-            raise self._too_large()
         self._parse(piece)
         if self._headers_done:
             self._end_head(piece if self._head is None else bytes(self._head))
         elif self._head is None:
             self._head = bytearray(piece)
-        return data[end:]
 
     def _parse(self, data: bytes) -> None:
         parser = self._parser
@@ -97,6 +113,14 @@ class HeadReader:
     @abstractmethod
     def _end_head(self, head: bytes) -> None:
         """`head` is whole: llhttp has found nothing wrong with it."""
+
+    @abstractmethod
+    def _recall(self, key: Key, length: bytes) -> bool:
+        """The head is whole: take its meaning from one that was the same but for its length, if there was one."""
+
+    @abstractmethod
+    def _remember(self, key: Key, length: bytes) -> None:
+        """The head was read: remember what it means."""
 
     @abstractmethod
     def _too_large(self) -> LlmuxError: ...

@@ -94,6 +94,10 @@ _COMMON: Final = {
 }
 
 
+PLAIN_OPTIONS: Final = frozenset({b"close", b"keep-alive"})
+"""Those that nominate no field."""
+
+
 def connection_options(value: bytes) -> frozenset[bytes]:
     """The options of a `Connection` field, in lower case."""
     options = _COMMON.get(value)
@@ -105,7 +109,7 @@ def without(lines: Iterable[bytes], names: frozenset[bytes]) -> list[bytes]:
     return [line for line in lines if _name(line) not in names]
 
 
-def without_cors(lines: list[bytes]) -> list[bytes]:
+def without_cors(lines: Iterable[bytes]) -> list[bytes]:
     """The header `lines` of a response without those that tell browsers who may read it: llmux says that."""
     return [line for line in lines if line[:15].lower() != b"access-control-"]
 

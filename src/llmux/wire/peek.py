@@ -12,7 +12,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -20,11 +20,12 @@ import msgspec
 from llmux.errors import BadRequestError
 from llmux.wire.multipart import model_in_form, with_model_in_form
 
-_OBJECT = re.compile(rb"[ \t\r\n]*\{")
-_SPACE = re.compile(r"[ \t\r\n]*")
-_BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_UPSTREAM = b"/upstream/"
-_CHUNK = 1 << 16
+_OBJECT: Final = re.compile(rb"[ \t\r\n]*\{")
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+_BAD_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_UPSTREAM: Final = b"/upstream/"
+_CHUNK: Final = 1 << 16
+_JSON: Final = b"application/json"
 
 
 class _Peek(msgspec.Struct):
@@ -36,11 +37,11 @@ class _Stream(msgspec.Struct):
     stream: msgspec.Raw = msgspec.Raw()
 
 
-_PEEK = msgspec.json.Decoder(_Peek)
-_STREAM = msgspec.json.Decoder(_Stream)
-_STRING = msgspec.json.Decoder(str)
+_PEEK: Final = msgspec.json.Decoder(_Peek)
+_STREAM: Final = msgspec.json.Decoder(_Stream)
+_STRING: Final = msgspec.json.Decoder(str)
 # Numbers are kept as text: an int of 5,000 digits costs nothing and cannot raise.
-_VALUES = json.JSONDecoder(parse_int=str, parse_float=str)
+_VALUES: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 
 
 def model_in_body(content_type: bytes | None, body: bytes | bytearray) -> str | None:
@@ -139,11 +140,13 @@ def model_in_target(path: bytes, query: bytes) -> tuple[str | None, bytes]:
 
 
 def _media_type(content_type: bytes | None) -> bytes:
+    if content_type == _JSON:  # as nearly everybody says it
+        return _JSON
     return (content_type or b"").partition(b";")[0].strip().lower()
 
 
 def _is_json(kind: bytes) -> bool:
-    return kind == b"application/json" or kind.endswith(b"+json")
+    return kind == _JSON or kind.endswith(b"+json")
 
 
 def _peek(body: bytes | bytearray) -> tuple[str | None, str | None]:

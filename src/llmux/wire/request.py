@@ -9,6 +9,7 @@ Nothing after the end of a request, and nothing after an error, is ever parsed a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from httptools import HttpParserError, HttpRequestParser
@@ -31,17 +32,18 @@ from llmux.wire.headers import (
     FORWARD,
     FORWARDED,
     HOST,
+    PLAIN_OPTIONS,
     PRIORITY,
     REQUEST_FIELDS,
     TRANSFER_ENCODING,
     connection_options,
     without,
 )
+from llmux.wire.known import Key, Known
 from llmux.wire.websocket import handshake_key
 
 _BLANK: Final = 0x20  # no method begins with it, or what is below
 _CHUNK_OVERHEAD: Final = 16  # bytes of framing for each of content that are not counted
-_NOT_NOMINATED: Final = frozenset({b"close", b"keep-alive"})
 # A host and port (RFC 9110, section 7.2; RFC 3986, section 3.2.2): unreserved, percent-encoded and sub-delims, or an IP
 # literal. An empty one is for requests that have no authority.
 _HOST: Final = re.compile(rb"(?:[\w.~%!$&'()*+,;=-]++|\[[\w.~%!$&'()*+,;=:-]++\])(?::[0-9]*+)?+|", re.ASCII)
@@ -90,7 +92,7 @@ class Request:
         self.method = b""
         self.path = b""
         self.query = b""
-        self.lines: list[bytes] = []
+        self.lines: Sequence[bytes] = ()
         self.credentials: tuple[bytes, ...] = ()
         self.browser: tuple[bytes, ...] = ()
         self.host = b""
@@ -103,6 +105,27 @@ class Request:
         self.framed = False
         self.body: bytes | bytearray = b""
         self.websocket: bytes | None = None
+
+    def take_head(self, other: Request) -> None:
+        """Have the same head as `other`."""
+        self.method = other.method
+        self.path = other.path
+        self.query = other.query
+        self.lines = other.lines
+        self.credentials = other.credentials
+        self.browser = other.browser
+        self.host = other.host
+        self.forwarded = other.forwarded
+        self.priority = other.priority
+        self.content_type = other.content_type
+        self.content_encoding = other.content_encoding
+        self.http11 = other.http11
+        self.keep_alive = other.keep_alive
+        self.framed = other.framed
+        self.websocket = other.websocket
+
+
+_KNOWN: Final[Known[Request]] = Known()
 
 
 class RequestReader(HeadReader):
@@ -193,6 +216,21 @@ class RequestReader(HeadReader):
     def _switching(self) -> None:
         self._switches = True
 
+    def _recall(self, key: Key, length: bytes) -> bool:
+        known = _KNOWN.get(key)
+        if known is None:
+            return False
+        self.request.take_head(known)
+        self._set_framing(None, length)
+        return True
+
+    def _remember(self, key: Key, length: bytes) -> None:
+        plain = not (self._chunked or self._switches or self.expects_continue)
+        if plain and self._length == int(length):
+            known = Request()
+            known.take_head(self.request)
+            _KNOWN.remember(key, known)
+
     def _end_head(self, head: bytes) -> None:
         if head[0] <= _BLANK:
             head = _without_empty_lines(head)
@@ -201,7 +239,7 @@ class RequestReader(HeadReader):
         if self._switches:
             request.websocket = handshake_key(lines)
         target = self._request_line(lines[0])
-        kept = request.lines
+        kept: list[bytes] = []
         host = connection = transfer_encoding = length = None
         for line in lines[1:-2]:
             name, _, value = line.partition(b":")
@@ -238,9 +276,10 @@ class RequestReader(HeadReader):
         if connection is not None:
             options = connection_options(connection)
             request.keep_alive = b"close" not in options and (request.http11 or b"keep-alive" in options)
-            if not options <= _NOT_NOMINATED:
-                request.lines = without(kept, options)
+            if not options <= PLAIN_OPTIONS:
+                kept = without(kept, options)
                 request.forwarded = tuple(without(request.forwarded, options))
+        request.lines = tuple(kept)  # all requests with the same head share them
         self._set_framing(transfer_encoding, length)
 
     def _request_line(self, line: bytes) -> bytes:

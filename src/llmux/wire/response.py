@@ -7,7 +7,8 @@ decoded for clients that know no chunks. Bytes past the end are never part of th
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from collections.abc import Sequence
+from typing import ClassVar, Final, NamedTuple
 
 from httptools import HttpParserError, HttpResponseParser
 
@@ -18,11 +19,13 @@ from llmux.wire.headers import (
     CONTENT_LENGTH,
     CONTENT_TYPE,
     FORWARD,
+    PLAIN_OPTIONS,
     RESPONSE_FIELDS,
     TRANSFER_ENCODING,
     connection_options,
     without,
 )
+from llmux.wire.known import Key, Known
 
 MAX_HEAD_BYTES = 256 * 1024
 """Of a response's head, and of all interim responses before it. What comes after it is handed on, not kept, so it
@@ -37,6 +40,19 @@ NONE: Final = 0
 LENGTH: Final = 1
 CHUNKED: Final = 2
 UNTIL_CLOSE: Final = 3
+
+
+class _Known(NamedTuple):
+    """The head of a response whose body has a length."""
+
+    status: int
+    reason: bytes
+    lines: Sequence[bytes]
+    event_stream: bool
+    reusable: bool
+
+
+_KNOWN: Final[Known[_Known]] = Known()
 
 
 class ResponseReader(HeadReader):
@@ -97,7 +113,7 @@ class ResponseReader(HeadReader):
         self.reusable = False
         self.status = 0
         self.reason = b""
-        self.lines: list[bytes] = []
+        self.lines: Sequence[bytes] = ()
         self.content_length: bytes | None = None
         self.event_stream = False
         self.framing: int = NONE
@@ -162,6 +178,24 @@ class ResponseReader(HeadReader):
     def _switching(self) -> None:
         raise BackendError("the backend switched protocols unasked")
 
+    def _recall(self, key: Key, length: bytes) -> bool:
+        known = _KNOWN.get(key)
+        if known is None or self._to_head:
+            return False
+        self.status, self.reason, self.lines, self.event_stream, self.reusable = known
+        self.content_length = length
+        self.framing = LENGTH
+        self._remaining = int(length)
+        self.head_done = True
+        if not self._remaining:
+            self._end()
+        return True
+
+    def _remember(self, key: Key, length: bytes) -> None:
+        if self.head_done and self.framing == LENGTH and self.content_length == length:
+            known = _Known(self.status, self.reason, self.lines, self.event_stream, self.reusable)
+            _KNOWN.remember(key, known)
+
     def _end_head(self, head: bytes) -> None:
         lines = head.lstrip(b"\r\n").split(b"\r\n")
         http11 = self._status_line(lines[0])
@@ -172,7 +206,7 @@ class ResponseReader(HeadReader):
             self._expect_head()
             return
         self.head_done = True
-        kept = self.lines
+        kept: list[bytes] = []
         connection = transfer_encoding = None
         for line in lines[1:-2]:
             name, _, value = line.partition(b":")
@@ -191,8 +225,10 @@ class ResponseReader(HeadReader):
         keep_alive = http11
         if connection is not None:
             options = connection_options(connection)
-            self.lines = without(kept, options)
+            if not options <= PLAIN_OPTIONS:
+                kept = without(kept, options)
             keep_alive = b"close" not in options and (http11 or b"keep-alive" in options)
+        self.lines = tuple(kept)  # all responses with the same head share them
         self._set_framing(http11, transfer_encoding)
         self.reusable = keep_alive and self.framing != UNTIL_CLOSE
         if self.framing == NONE or (self.framing == LENGTH and not self._remaining):

@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Iterable
 from typing import Final
 
 from llmux.errors import BackendError, NotImplementedOnWireError
 from llmux.wire.headers import CONTENT_TYPE, FORWARD, RESPONSE_FIELDS, connection_options, without
+from llmux.wire.known import Key
 from llmux.wire.response import UNTIL_CLOSE, ResponseReader
 
 #: What a client's handshake has for hop-by-hop fields, for whoever writes it anew.
@@ -61,7 +63,7 @@ def accept_of(key: bytes) -> bytes:
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
-def switching_head(lines: list[bytes]) -> bytes:
+def switching_head(lines: Iterable[bytes]) -> bytes:
     """The head that tells a client of the switch; `lines` are the end-to-end fields of the backend's."""
     return b"\r\n".join([b"HTTP/1.1 101 Switching Protocols", *lines, *UPGRADE_LINES, b"\r\n"])
 
@@ -84,6 +86,12 @@ class SwitchingResponseReader(ResponseReader):
     def _switching(self) -> None:
         """`_end_head` looks at it."""
 
+    def _recall(self, key: Key, length: bytes) -> bool:
+        return False  # the same head does not mean the same here
+
+    def _remember(self, key: Key, length: bytes) -> None:
+        pass
+
     def _end_head(self, head: bytes) -> None:
         lines = head.lstrip(b"\r\n").split(b"\r\n")
         if lines[0][9:12] != b"101":
@@ -91,6 +99,7 @@ class SwitchingResponseReader(ResponseReader):
             self.reusable = False  # what a backend makes of a connection on which it was asked to switch is its own
             return
         options: frozenset[bytes] = frozenset()
+        kept: list[bytes] = []
         upgrades: list[bytes] = []
         proper = self._status_line(lines[0])
         for line in lines[1:-2]:
@@ -101,13 +110,13 @@ class SwitchingResponseReader(ResponseReader):
             elif lower == b"upgrade":
                 upgrades.append(value.strip().lower())
             elif RESPONSE_FIELDS[name] in (FORWARD, CONTENT_TYPE):
-                self.lines.append(line)
+                kept.append(line)
             if lower == b"sec-websocket-accept":
                 proper = proper and not self.accept
                 self.accept = value.strip()
         if not proper or upgrades != [b"websocket"] or b"upgrade" not in options:
             raise BackendError("the backend switched to another protocol than a WebSocket's")
-        self.lines = without(self.lines, options)
+        self.lines = without(kept, options)
         self.framing = UNTIL_CLOSE
         self.head_done = self.switched = True
         self._parser = None
