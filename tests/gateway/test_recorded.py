@@ -13,7 +13,7 @@ import pytest
 from llmux.access import Access, Key, Keyring
 from llmux.access.keys import digest_of
 from llmux.errors import WaitTimeoutError
-from llmux.gateway import CLIENT_GONE, GatewaySettings
+from llmux.gateway import CLIENT_GONE, Gateway, GatewaySettings
 from llmux.gateway.client import ClientConnection
 from llmux.gateway.recorded import RecordedClient
 from llmux.records import CLIENT_GONE as LEFT
@@ -351,10 +351,12 @@ async def test_what_a_scribe_raises_harms_nobody(method: str) -> None:
         await only(notes, made)
 
 
-async def test_without_scribes_nothing_of_it_is_used(tmp_path: Path) -> None:
+async def test_without_scribes_nothing_of_it_is_used() -> None:
+    def accepted(gateway: Gateway) -> type[object]:
+        return type(gateway._accept())
+
     async with rig() as made:
         await made.ask(chat())
-        made_by = made.gateway._accept()
-        assert type(made_by) is ClientConnection
+        assert accepted(made.gateway) is ClientConnection
     async with rig(scribes=[Notes()]) as made:
-        assert type(made.gateway._accept()) is RecordedClient
+        assert accepted(made.gateway) is RecordedClient
