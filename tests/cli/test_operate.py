@@ -477,25 +477,12 @@ def test_what_an_order_waits_for() -> None:
 
 
 def test_what_is_said_of_models_stands_together() -> None:
-    plain: dict[str, object] = {
-        "waiting": 0,
-        "oldest_waiter_secs": None,
-        "in_flight": 0,
-        "wake_secs": None,
-        "sleep_secs": None,
-    }
-    plain |= {"state": "asleep", "devices": [], "pinned": False, "drained": False, "pinned_against": [], "lost": None}
+    plain: dict[str, object] = {"waiting": 0, "oldest_waiter_secs": None, "in_flight": 0, "state": "asleep"}
+    plain |= {"wake_secs": None, "sleep_secs": None, "devices": []}
+    plain |= {"pinned": False, "drained": False, "pinned_against": [], "lost": None}
     lost = {"error": "exit code 1", "since_secs": 3.0, "next_look_secs": 7.0}
-    state: dict[str, object] = {
-        "ready": True,
-        "reasons": [],
-        "version": "3",
-        "now": 10.0,
-        "started": 0.0,
-        "policy": "fifo",
-        "devices": [],
-    }
-    state |= {"released": None, "switches": []}
+    state: dict[str, object] = {"ready": True, "reasons": [], "version": "3", "now": 10.0, "started": 0.0}
+    state |= {"policy": "fifo", "devices": [], "released": None, "switches": []}
 
     def shown(*models: dict[str, object]) -> list[str]:
         out = io.StringIO()
