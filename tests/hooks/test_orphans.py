@@ -43,9 +43,12 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+MINE = f"mine-{os.getpid()}"  # other runs of these tests have owners of their own
+
+
 @pytest.fixture
 async def runner(shop: Shop) -> HookRunner:
-    shop.runner = HookRunner(owner="mine", grace=0.5)
+    shop.runner = HookRunner(owner=MINE, grace=0.5)
     return shop.runner
 
 
@@ -68,7 +71,7 @@ async def test_it_is_ended_and_its_alive_hook_is_no_answer_once(
 ) -> None:
     trap = "trap '' TERM; " if deaf else ""
     script = f"{trap}cd {tmp_path}; sleep 300 & echo $! > child; echo $$ > shell; while :; do sleep 0.02; done"
-    await left_behind("mine", "killed", hook, script)
+    await left_behind(MINE, "killed", hook, script)
     child, shell = await shop.pid_from(tmp_path / "child"), await shop.pid_from(tmp_path / "shell")
     (orphan,) = await runner.end_orphans()
     assert (orphan.model, orphan.hook, orphan.pid, orphan.survivors) == ("llama", hook, shell, ())
@@ -86,7 +89,7 @@ async def test_a_server_that_it_has_started_is_told_of_and_left_alone(
 ) -> None:
     """Also one that keeps the hook's output: it is not taken for the hook. The sleep hook is there for it."""
     served = f"cd {tmp_path}; setsid sh -c 'echo $$ > server; exec sleep 300' &"
-    await left_behind("mine", "killed", "wake", f"{served} wait")
+    await left_behind(MINE, "killed", "wake", f"{served} wait")
     server = await shop.pid_from(tmp_path / "server")
     (orphan,) = await runner.end_orphans()
     assert orphan.survivors == (server,)
@@ -96,9 +99,9 @@ async def test_a_server_that_it_has_started_is_told_of_and_left_alone(
 
 async def test_whose_hook_is_none_of_our_business_goes_on(shop: Shop, runner: HookRunner, tmp_path: Path) -> None:
     script = f"cd {tmp_path}; echo $$ > {{}}; while :; do sleep 0.02; done"
-    await left_behind("other", "killed", "wake", script.format("other"))
-    await left_behind("mine", "killed", "alive", script.format("alive"))
-    living = await left_behind("mine", "lives", "wake", script.format("living"))
+    await left_behind(f"other-{MINE}", "killed", "wake", script.format("other"))
+    await left_behind(MINE, "killed", "alive", script.format("alive"))
+    living = await left_behind(MINE, "lives", "wake", script.format("living"))
     try:
         pids = [await shop.pid_from(tmp_path / name) for name in ("other", "alive", "living")]
         assert await runner.end_orphans() == ()
