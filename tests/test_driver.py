@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,13 @@ class Request:
 
 
 class World:
-    def __init__(self, wake: str = "true", sleep: str = "true", cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        wake: str = "true",
+        sleep: str = "true",
+        cwd: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.sink = Sink()
         self.hooks = HookRunner()
         scripts = {
@@ -72,6 +79,7 @@ class World:
             ports={"a": 8001},
             aliases={"alpha": "a"},
             sink=self.sink,
+            clock=clock,
         )
 
     async def __aenter__(self) -> World:
@@ -82,6 +90,13 @@ class World:
         await self.driver.stop(0.1, OnExit.LEAVE)
         await self.hooks.wait_closed()
         self.driver.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -183,6 +198,24 @@ async def test_a_bug_in_telemetry_stops_nothing(world: World, no_blocking_calls:
     await world.driver.switch("a")
     world.driver.snapshot()
     assert ("a", Hook.WAKE) in world.sink.hooks
+
+
+async def test_telemetry_is_told_once_hooks_are_not_just_being_started(no_blocking_calls: BlockBuster) -> None:
+    no_blocking_calls.deactivate()
+    now: float | None = 0.0
+    async with World(clock=lambda: time.monotonic() if now is None else now) as world:
+        try:
+            request = Request()
+            number = world.driver.arrived("a", request)
+            assert await request.told() == "switched"
+            world.driver.finished(number)
+            # Time stands still: all hooks have only just been started.
+            assert (world.sink.facts, world.sink.hooks) == ([], [])
+            now = 0.05
+            await until(lambda: world.sink.facts)
+            assert ("a", Hook.WAKE) in world.sink.hooks
+        finally:
+            now = None  # or the end of the world would never come
 
 
 async def test_watchers_see_everything_and_a_broken_one_is_dropped(

@@ -116,6 +116,10 @@ class Llmux(Peer):
     def command(self, setup: Setup, port: int) -> list[str]:
         return [self._require(), "-m", "llmux", "-c", str(self.configuration(setup)), "-p", str(port)]
 
+    def environment(self, setup: Setup) -> Mapping[str, str]:
+        # As when it is installed: compiled once, not at every start.
+        return {"PYTHONDONTWRITEBYTECODE": ""}
+
     def configuration(self, setup: Setup) -> Path:
         hooks = {"wake": setup.wake_script(), "sleep": setup.sleep_script(), "alive": setup.alive_script()}
         config: dict[str, object] = {}

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from llmux.cli import main as commands
 from llmux.cli.serving import LogFormat, ServeOptions, plainly
+
+commands = import_module("llmux.cli.main")  # `llmux.cli.main` is the function that the package has by this name
 
 CONFIG = """
 models:
