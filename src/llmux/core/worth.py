@@ -19,6 +19,7 @@ GreedyDual-Size is proved for fixed costs, and is not claimed for these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations_with_replacement
 
 from llmux.core.devices import fits, free_after
 from llmux.core.ledger import Ledger, Model
@@ -109,12 +110,14 @@ def contended(models: Sequence[ModelSpec], devices: Mapping[str, int]) -> frozen
 
 
 def can_share(settings: CoreSettings) -> bool:
-    """Whether any two models that need memory can be awake together. O(pairs of models), so asked once."""
-    specs = [spec for spec in settings.models if any(any(placement.values()) for placement in spec.placements)]
+    """Whether any two models that need memory can be awake together. O(pairs of different placements): a thousand
+    models usually have a handful."""
+    owners: dict[frozenset[tuple[str, int]], set[str]] = {}
+    for spec in settings.models:
+        if any(any(placement.values()) for placement in spec.placements):
+            for placement in spec.placements:
+                owners.setdefault(frozenset(placement.items()), set()).add(spec.name)
     return any(
-        fits(one, free_after(settings.devices, [other]))
-        for place, spec in enumerate(specs)
-        for second in specs[:place]
-        for one in spec.placements
-        for other in second.placements
+        len(owners[one] | owners[other]) > 1 and fits(dict(one), free_after(settings.devices, [dict(other)]))
+        for one, other in combinations_with_replacement(owners, 2)
     )
