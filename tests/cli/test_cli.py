@@ -19,7 +19,7 @@ from typing import IO
 import httpx
 import pytest
 
-from llmux.cli.main import demo
+from llmux.cli.commands import demo
 from llmux.demo import DemoOptions
 
 LLMUX = (sys.executable, "-c", "from llmux.cli import main; main()")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from llmux.cli.main import app
+from llmux.cli.commands import app
 from llmux.cli.setup import RECIPES, Wanted, configuration
 from llmux.config import Config
 from tests.cli.conftest import clean

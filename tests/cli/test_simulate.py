@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from llmux.cli.main import app
+from llmux.cli.commands import app
 from llmux.core import CoreSettings, ModelSpec
 from llmux.eventlog import Recorder
 from llmux.policy import load_policy

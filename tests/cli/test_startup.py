@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from llmux.cli import commands
 from llmux.cli.serving import LogFormat, ServeOptions, plainly
-
-commands = import_module("llmux.cli.main")  # `llmux.cli.main` is the function that the package has by this name
 
 CONFIG = """
 models:
@@ -58,7 +56,7 @@ main()
 NOT_FOR_SERVING = {
     *("typer", "click", "rich", "pygments", "matplotlib", "httpx", "starlette", "uvicorn", "prometheus_client"),
     *("watchfiles", "opentelemetry", "jsonschema", "anyio"),
-    *("llmux.sim", "llmux.report", "llmux.testing", "llmux.demo", "llmux.cli.main", "llmux.control.app"),
+    *("llmux.sim", "llmux.report", "llmux.testing", "llmux.demo", "llmux.cli.commands", "llmux.control.app"),
 }
 
 

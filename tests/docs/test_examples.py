@@ -16,7 +16,7 @@ import yaml
 from typer.models import TyperInfo
 from typer.testing import CliRunner
 
-from llmux.cli.main import app
+from llmux.cli.commands import app
 from llmux.config import Config
 from llmux.core import Core, CoreSettings, ModelSpec
 from llmux.messages import Grant, Start

@@ -1,7 +1,7 @@
 """Where the process of every ``llmux`` command begins.
 
 Whoever only serves, or asks for the version, does not wait until typer and all the commands are imported: that is a
-fifth of the time until llmux serves. Everything else, and everything that is not quite clear, is for `llmux.cli.main`.
+fifth of the time until llmux serves. Everything else, and everything that is not quite clear, is for `llmux.cli.commands`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
         except KeyboardInterrupt:  # before there was a loop that knows what to do about it
             sys.exit(INTERRUPTED)
 
-    from llmux.cli.main import app
+    from llmux.cli.commands import app
 
     if asked:
         from llmux.cli.completion import prepare
