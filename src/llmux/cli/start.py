@@ -1,7 +1,7 @@
 """Where the process of every ``llmux`` command begins.
 
 Whoever only serves, or asks for the version, does not wait until typer and all the commands are imported: that is a
-fifth of the time until llmux serves. Everything else, and everything that is not quite clear, is for `llmux.cli.commands`.
+fifth of the time until llmux serves. Everything else, and all that is not quite clear, is for `llmux.cli.commands`.
 """
 
 from __future__ import annotations
