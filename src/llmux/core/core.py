@@ -406,7 +406,7 @@ class Core:
         if self.planner.waiting() and any(m.state is ModelState.LOST for m in self.ledger.holding.values()):
             self._refuse_obstructed(now)  # those, too, whose own switch has only now come to its end
         for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`
-            if self.planner.occupied() or not self.planner.waiting():
+            if not self.planner.waiting() or self.planner.occupied():  # the cheap one first: at every end of a request
                 return
             decision = self._ask_policy(now)
             if isinstance(decision, Stay):
