@@ -25,6 +25,7 @@ _REASONS: Final = {
     401: b"Unauthorized",
     403: b"Forbidden",
     404: b"Not Found",
+    405: b"Method Not Allowed",
     408: b"Request Timeout",
     413: b"Content Too Large",
     415: b"Unsupported Media Type",
