@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .peers import which
 
+ROOT = Path(__file__).parents[2]
 MINUTES = 20
 LLAMA_SWAP = "github.com/mostlygeek/llama-swap@latest"
 
@@ -99,10 +100,23 @@ def _python(name: str, *requirements: str) -> Callable[[Path], None]:
     return get
 
 
+def _compiled(folder: Path) -> None:
+    """This checkout, anew each time: it may have changed."""
+    if os.environ.get("LLMUX_COMPILED"):
+        return
+    venv = folder / "llmux-compiled"
+    log = folder / "llmux-compiled.log"
+    python = os.environ.get("LLMUX_PYTHON", sys.executable)
+    _run(python, "-m", "venv", str(venv), log=log)
+    install = ("-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), str(ROOT))
+    _run(str(venv / "bin/python"), *install, log=log, environment={"LLMUX_MYPYC": "1"})
+
+
 STEPS: dict[str, Callable[[Path], None]] = {
     "wrk": _debian("wrk"),
     "nginx": _debian("nginx"),
     "haproxy": _debian("haproxy"),
+    "llmux-compiled": _compiled,
     "llmux-2.4.0": _rust,
     "llama-swap": _go,
     "fastapi": _python("fastapi", "fastapi", "httpx", "uvicorn[standard]"),

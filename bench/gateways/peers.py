@@ -136,6 +136,15 @@ class Llmux(Peer):
         return path
 
 
+class Compiled(Llmux):
+    key, title = "llmux-compiled", "llmux, compiled"
+    about = "this checkout, its request path compiled by mypyc"
+
+    def program(self) -> str | None:
+        named = os.environ.get("LLMUX_COMPILED")
+        return which(Path(named) if named else self.peers / "llmux-compiled/bin/python")
+
+
 class Llmux24(Llmux):
     key, title = "llmux-2.4.0", "llmux 2.4.0 (Rust)"
     about = "axum, hyper and tokio; what llmux takes the place of"
@@ -347,7 +356,10 @@ class FastApi(Peer):
         return [self._require(), "--app-dir", str(HERE), "fastapi_relay:app", *where, *quiet]
 
 
-PEERS: tuple[type[Peer], ...] = (Llmux, Llmux24, LlamaSwap, Nginx, Haproxy, FastApi, LiteLLM)
+PEERS: tuple[type[Peer], ...] = (Llmux, Compiled, Llmux24, LlamaSwap, Nginx, Haproxy, FastApi, LiteLLM)
+
+BUILDS = (Llmux.key, Compiled.key)
+"""Those that are this checkout."""
 
 
 def which(*places: str | Path) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .bench import CEILING, Results
+from .peers import BUILDS
 
 # What is drawn: measure, case, figure, its unit, and what it is called.
 BARS = (
@@ -35,8 +36,9 @@ def draw(results: Results, titles: Mapping[str, str], path: Path) -> bool:
     mpl.rcParams["svg.fonttype"] = "none"
     drawing = Figure(figsize=(11, 1.2 + 2.6 * ((len(panels) + 1) // 2)), layout="constrained")
     all_axes = drawing.subplots((len(panels) + 1) // 2, 2, squeeze=False).flat
+    own = {titles.get(key) for key in BUILDS}
     for axes, (name, values) in zip(all_axes, panels, strict=False):
-        colours = ["#c44e52" if label == titles.get("llmux") else "#8c9ab0" for label in values]
+        colours = ["#c44e52" if label in own else "#8c9ab0" for label in values]
         if titles.get(CEILING) in values:
             colours[list(values).index(titles[CEILING])] = "#d8d8d8"
         bars = axes.barh(list(values), list(values.values()), color=colours)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .bench import CEILING, Results
-from .peers import said
+from .peers import BUILDS, said
 from .picture import draw
 from .processes import Cores
 
@@ -128,22 +128,23 @@ class Goal:
     unit: str
     at_most: bool = False
 
-    def row(self) -> str:
-        assert self.reached is not None
+    @property
+    def fare(self) -> str:
+        if self.reached is None:
+            return ""
         met = self.reached <= self.wanted if self.at_most else self.reached >= self.wanted
-        wanted = f"{'≤' if self.at_most else '≥'} {self.wanted:g}{self.unit}"
-        return f"| {self.what} | {wanted} | {self.reached:.3g}{self.unit} | {'met' if met else 'missed'} |"
+        return f"{self.reached:.3g}{self.unit}, {'met' if met else 'missed'}"
 
 
 SHORT = {"llmux-2.4.0": 1.0, "llama-swap": 1.5, "nginx": 0.6, "litellm": 100.0, "fastapi": 20.0}
 """How many times as fast as these llmux is to be with short requests."""
 
 
-def goals(results: Results, title: Callable[[str], str]) -> Iterable[Goal]:
-    """Those that llmux has set itself, against the peers that were measured with it."""
+def goals(results: Results, title: Callable[[str], str], llmux: str) -> Iterable[Goal]:
+    """Those that llmux has set itself, against the peers that were measured with it. `llmux` is the key of a build."""
 
     def ratio(measure: str, case: str, figure: str, peer: str, *, lower: bool = False) -> float | None:
-        own = results.get(measure, case, "llmux", figure)
+        own = results.get(measure, case, llmux, figure)
         theirs = results.get(measure, case, peer, figure)
         if not own or not theirs:
             return None
@@ -163,33 +164,43 @@ def goals(results: Results, title: Callable[[str], str]) -> Iterable[Goal]:
         if case.startswith("500"):
             reached = ratio("streams", case, "cpu", "nginx", lower=True)
             yield Goal(f"CPU per chunk, {case}: times as little as {title('nginx')}", 1.0, reached, " times")
-            own, straight = (results.get("streams", case, key, "p50") for key in ("llmux", CEILING))
+            own, straight = (results.get("streams", case, key, "p50") for key in (llmux, CEILING))
             added = None if own is None or straight is None else (own - straight) / MS
             yield Goal(f"added delay of a chunk, median, {case}", 0.3, added, " ms", at_most=True)
-    beyond = {key: results.get("switch", "two models", key, "beyond") for key in ("llmux", "llmux-2.4.0", "llama-swap")}
-    own = beyond.pop("llmux")
+    beyond = {key: results.get("switch", "two models", key, "beyond") for key in (llmux, "llmux-2.4.0", "llama-swap")}
+    own = beyond.pop(llmux)
     yield Goal("switch beyond its hooks, median", 2.0, None if own is None else own / MS, " ms", at_most=True)
     for peer, value in beyond.items():
         reached = None if own is None or value is None else own / value
         yield Goal(f"switch beyond its hooks: of that of {title(peer)}", 1.0, reached, " times", at_most=True)
     for case in results.cases("memory"):
-        each = results.get("memory", case, "llmux", "each")
+        each = results.get("memory", case, llmux, "each")
         yield Goal(f"memory, {case}, each", 25, None if each is None else each / KB, " KB", at_most=True)
     for case in results.cases("start"):
         for figure in ("listening", "answering"):
-            reached = results.get("start", case, "llmux", figure)
+            reached = results.get("start", case, llmux, figure)
             yield Goal(f"start, {case}: {figure}", 0.4, reached, " s", at_most=True)
     for kind in ("models", "waiting"):
         cases = [case for case in results.cases("growth") if case.endswith(kind)]
         if len(cases) > 1:
-            few, many = (results.get("growth", case, "llmux", "cpu") for case in (cases[0], cases[-1]))
+            few, many = (results.get("growth", case, llmux, "cpu") for case in (cases[0], cases[-1]))
             reached = many / few if few and many else None
             yield Goal(f"CPU per request, {cases[-1]}: of that with {cases[0]}", 1.05, reached, " times", at_most=True)
 
 
+def fares(run: Run, results: Results) -> Iterable[str]:
+    """The goals, and how each build of llmux that was measured fares."""
+    builds = [key for key in BUILDS if key in run.peers]
+    yield f"| goal | wanted | {' | '.join(run.title(key) for key in builds)} |"
+    yield f"|---|---|{'---|' * len(builds)}"
+    for row in zip(*(goals(results, lambda key: run.peers.get(key, (key,))[0], key) for key in builds), strict=True):
+        if any(goal.reached is not None for goal in row):
+            wanted = f"{'≤' if row[0].at_most else '≥'} {row[0].wanted:g}{row[0].unit}"
+            yield f"| {row[0].what} | {wanted} | {' | '.join(goal.fare for goal in row)} |"
+
+
 def markdown(run: Run, results: Results, picture: str | None) -> str:
     """All of it, as a document."""
-    titles = {key: run.title(key) for key in run.peers}
     lines = [
         "# Speed, side by side",
         "",
@@ -210,8 +221,7 @@ def markdown(run: Run, results: Results, picture: str | None) -> str:
     lines += [f"Not measured: {key}, as {why}." for key, why in run.skipped.items()]
     if picture is not None:
         lines += ["", f"![llmux and its peers]({picture})"]
-    lines += ["", "## Goals", "", "| goal | wanted | reached | |", "|---|---|---|---|"]
-    lines += [goal.row() for goal in goals(results, lambda key: titles.get(key, key)) if goal.reached is not None]
+    lines += ["", "## Goals", "", *fares(run, results)]
     for measure, (about, columns) in TABLES.items():
         cases = results.cases(measure)
         if cases:
