@@ -214,7 +214,7 @@ class Driver:
     def _tell_some(self) -> None:
         quiet_for = self._clock() - self._hook_started
         if quiet_for < _TELL_LATER and self._clock() < self._tell_by:
-            self._telling = self._loop.call_later(_TELL_LATER - quiet_for, self._tell_some)
+            self._telling = self._loop.call_later(_TELL_LATER, self._tell_some)
             return
         self._tell_sink(_TOLD_AT_ONCE)
         if self._untold:

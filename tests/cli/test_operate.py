@@ -365,7 +365,7 @@ def test_watching_on_a_terminal_survives_the_servers_end(box: Box) -> None:
         port = box.server.url.rpartition(":")[2]
         with serving("-c", "served.yaml", "-p", port, cwd=box.folder):
             terminal.wait_for("ready")
-            terminal.wait_for("up 0.")
+            terminal.wait_for(", up ")
     finally:
         assert terminal.end() == 0
 

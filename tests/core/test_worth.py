@@ -13,7 +13,7 @@ from llmux.core.worth import can_share
 
 DEVICES = {"gpu0": 8, "gpu1": 4}
 
-placements = st.dictionaries(st.sampled_from(sorted(DEVICES)), st.integers(0, 8), max_size=2)
+placements = st.fixed_dictionaries({}, optional={device: st.integers(0, size) for device, size in DEVICES.items()})
 models = st.lists(st.lists(placements, min_size=1, max_size=3), min_size=1, max_size=5)
 
 
