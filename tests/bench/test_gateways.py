@@ -50,4 +50,4 @@ def test_the_document_says_what_was_not_measured_and_why(written: Path) -> None:
 def test_unknown_names_are_told_with_those_that_there_are() -> None:
     done = run("--peers", "llmux,envoy")
     assert done.returncode == 2
-    assert "unknown: envoy; there are llmux, llmux-2.4.0, llama-swap" in done.stderr
+    assert "unknown: envoy; there are llmux, llmux-compiled, llmux-2.4.0, llama-swap" in done.stderr
