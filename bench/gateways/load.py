@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import select
 import socket
@@ -12,6 +13,8 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from .processes import libraries
 
 PATH = "/v1/chat/completions"
 STAMP = re.compile(rb"@(\d{19})\.")
@@ -74,7 +77,8 @@ def short_requests(wrk: str | None, folder: Path, port: int, body: bytes, connec
     content.write_bytes(body)
     script.write_text(WRK_SCRIPT % (PATH, content))
     how = ["-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--timeout", "30s", "-s", str(script)]
-    done = subprocess.run([wrk, *how, f"http://127.0.0.1:{port}"], capture_output=True, text=True, check=True)
+    command, environment = [wrk, *how, f"http://127.0.0.1:{port}"], {**os.environ, **libraries(wrk)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found = json.loads(done.stdout.splitlines()[-1])
     if found["failed"]:
         raise LoadError(f"{found['failed']} of {found['requests']} requests failed")

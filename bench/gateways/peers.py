@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from .processes import libraries
+
 HERE = Path(__file__).parent
 
 
@@ -266,14 +268,10 @@ class Haproxy(Peer):
         return which("haproxy", self.peers / "debian/usr/sbin/haproxy")
 
     def version(self) -> str:
-        return said([self._require(), "-v"], self._libraries()).split()[2]
-
-    def _libraries(self) -> dict[str, str]:
-        folders = (self.peers / "debian/usr/lib").glob("*-linux-*")
-        return {"LD_LIBRARY_PATH": ":".join(map(str, folders))} if "debian" in self._require() else {}
+        return said([self._require(), "-v"], libraries(self._require())).split()[2]
 
     def environment(self, setup: Setup) -> Mapping[str, str]:
-        return self._libraries()
+        return libraries(self._require())
 
     def command(self, setup: Setup, port: int) -> list[str]:
         path = setup.folder / "haproxy.cfg"

@@ -33,6 +33,14 @@ class Cores:
         return self.proxy in self.others
 
 
+def libraries(program: str) -> dict[str, str]:
+    """The environment in which `program` finds its libraries, if it was unpacked with them by `install`, beside the
+    system's."""
+    root = next((folder for folder in Path(program).parents if folder.name == "debian"), None)
+    folders = [] if root is None else sorted((root / "usr/lib").glob("*-linux-*"))
+    return {"LD_LIBRARY_PATH": ":".join(map(str, folders))} if folders else {}
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
