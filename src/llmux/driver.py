@@ -147,7 +147,6 @@ class Driver:
         self._stopped = self._loop.create_future()
         self._watchers: list[Watcher] = []
         self._apply: dict[type, Callable[[Any], None]] = {
-            Grant: self._grant,
             Reject: self._reject,
             RunHook: world.run_hook,
             CancelHook: world.cancel_hook,
@@ -168,11 +167,12 @@ class Driver:
 
     def dispatch(self, event: CoreEvent) -> None:
         """Have the core handle an event, and carry out what it says. Must be called on the loop."""
-        self._events.append(event)
         if self._busy:
+            self._events.append(event)
             return
         self._busy = True
         try:
+            self._handle(event)
             while self._events:
                 self._handle(self._events.popleft())
             if self._untold and self._telling is None:
@@ -200,16 +200,18 @@ class Driver:
         if self._watchers:
             self._tell(now, event, effects)
         for effect in effects:
-            apply = self._apply.get(type(effect))
-            if type(effect) is not Grant:
+            try:
+                if type(effect) is Grant:  # as for nearly every request: no table, and nothing to tell
+                    self._grant(effect)
+                    continue
                 self._untold.append(partial(self._sink.fact, now, effect))
                 if type(effect) is RunHook:
                     self._hook_started = now
-            if apply is not None:
-                try:
+                apply = self._apply.get(type(effect))
+                if apply is not None:
                     apply(effect)
-                except Exception:
-                    log.exception("internal_error", at=type(effect).__name__)
+            except Exception:
+                log.exception("internal_error", at=type(effect).__name__)
 
     def _tell_some(self) -> None:
         quiet_for = self._clock() - self._hook_started

@@ -95,8 +95,6 @@ class Core:
         self._fault = ""
         self._undecided = True  # whether the event at hand may call for a switch
         self._handlers: dict[type, Callable[[Any, float], None]] = {
-            Arrived: self._arrived,
-            Finished: self._finished,
             Left: self._left,
             HookEnded: self._hook_ended,
             TimerFired: self._timer_fired,
@@ -134,7 +132,12 @@ class Core:
         ledger.out = out
         self.planner.look(now)
         self._undecided = True
-        self._handlers[type(event)](event, now)
+        if type(event) is Arrived:  # the two that come with every request need no table
+            self._arrived(event, now)
+        elif type(event) is Finished:
+            self._finished(event, now)
+        else:
+            self._handlers[type(event)](event, now)
         if self._undecided and (
             ledger.waiting_models
             or ledger.commanded
@@ -176,29 +179,28 @@ class Core:
 
     def _arrived(self, event: Arrived, now: float) -> None:
         ledger = self.ledger
-        model = ledger.models.get(event.model)
+        request_id, name = event.request_id, event.model
+        model = ledger.models.get(name)
         if model is None or model.leaving:
-            ledger.out.append(
-                Reject(event.request_id, event.model, Refusal.MODEL_NOT_FOUND, f"Model not found: {event.model}", 0.0)
-            )
+            ledger.out.append(Reject(request_id, name, Refusal.MODEL_NOT_FOUND, f"Model not found: {name}", 0.0))
             return
         model.arrivals.record(now)
         if model.state is ModelState.AWAKE and ledger.stop is None and not model.closed and not model.full:
-            request = Request(event.request_id, model, now, None, now)
-            ledger.requests[event.request_id] = request
-            model.granted[event.request_id] = request
+            request = Request(request_id, model, now, None, now)
+            ledger.requests[request_id] = request
+            model.granted[request_id] = request
             model.last_used = now
-            ledger.out.append(Grant(event.request_id, event.model, 0.0, False))
+            ledger.out.append(Grant(request_id, name, 0.0, False))
             self._undecided = False  # one more for a model that is awake anyway is no reason to switch
             return
         refusal = self._refusal(model, now)
         if refusal is not None:
             reason, detail, retry_after = refusal
-            ledger.out.append(Reject(event.request_id, model.name, reason, detail, 0.0, retry_after))
+            ledger.out.append(Reject(request_id, name, reason, detail, 0.0, retry_after))
             return
         timeout = self.settings.request_timeout
         deadline = None if timeout is None else now + timeout
-        ledger.enqueue(Request(event.request_id, model, now, deadline, None, event.level))
+        ledger.enqueue(Request(request_id, model, now, deadline, None, event.level))
         if deadline is not None and "wait" not in ledger.timers:
             ledger.set_timer("wait", deadline)
 

@@ -62,16 +62,29 @@ class Run:
     then: Purpose | None = None  # its answer is too old: run the same hook again, for this
 
 
-@dataclass(slots=True)
 class Request:
-    """A request that waits or is in flight. `granted_at` is None while it waits."""
+    """A request that waits or is in flight. `granted_at` is None while it waits.
 
-    request_id: int
-    model: Model
-    arrived: float
-    deadline: float | None
-    granted_at: float | None = None
-    level: int = 0
+    No dataclass: one is made per request, and mypyc leaves the methods that dataclasses make to the interpreter.
+    """
+
+    __slots__ = ("arrived", "deadline", "granted_at", "level", "model", "request_id")
+
+    def __init__(
+        self,
+        request_id: int,
+        model: Model,
+        arrived: float,
+        deadline: float | None,
+        granted_at: float | None = None,
+        level: int = 0,
+    ) -> None:
+        self.request_id = request_id
+        self.model = model
+        self.arrived = arrived
+        self.deadline = deadline
+        self.granted_at = granted_at
+        self.level = level
 
 
 @dataclass(slots=True, eq=False)

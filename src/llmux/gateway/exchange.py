@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from llmux import logs
 from llmux.errors import (
@@ -101,9 +101,6 @@ class Exchange:
         "events",
         "keep_alive",
     )
-
-    _READERS: ClassVar[tuple[type[ResponseReader], type[ResponseReader]]] = (DecodingResponseReader, ResponseReader)
-    """What reads responses, for clients of HTTP/1.0 and of HTTP/1.1."""
 
     def __init__(self, shared: Shared, client: ClientConnection, request: Request, held: int) -> None:
         self._shared = shared
@@ -323,8 +320,7 @@ class Exchange:
         kept = self._kept
         if kept is not None:
             kept.leading = waited(self._waited)
-        reader = self._READERS[request.http11 and kept is None]
-        self._response = response = reader(to_head=request.method == b"HEAD")
+        self._response = response = self._reader(request.method == b"HEAD", request.http11 and kept is None)
         self._connection = connection
         self._state = WAITING
         # An operator's order is answered when it was carried out, which may take a drain and two hooks.
@@ -335,6 +331,10 @@ class Exchange:
             connection.pause_reading()
         if self._held and connection.flushed and request.method not in _REPLAYABLE:
             self._release_body()
+
+    def _reader(self, to_head: bool, raw: bool) -> ResponseReader:
+        """What reads the response; `raw`: the client can be sent its chunks as they come."""
+        return ResponseReader(to_head=to_head) if raw else DecodingResponseReader(to_head=to_head)
 
     # --- Receiver: what the backend says --------------------------------------------------------------------------
 
@@ -421,7 +421,7 @@ class Exchange:
         """All of the response has been handed on; `last` was the last of it. Returns what was counted."""
         tokens = used_tokens(b"".join([*self._ends, last]) if self._ends else last)
         if tokens is not None:
-            self._shared.observer.tokens_used(model, *tokens)
+            self._shared.observer.tokens_used(model, tokens[0], tokens[1])
         return tokens
 
     def _judge(self, status: int) -> None:

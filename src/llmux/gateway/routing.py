@@ -8,7 +8,7 @@ plane, and then the model that is for requests which name none.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 from llmux.errors import NoModelError, UnsupportedEncodingError
@@ -36,14 +36,17 @@ NOWHERE: Final = 3
 """It names none, and is for the model that such requests are for."""
 
 
-class Route(NamedTuple):
+class Route:
     """`name` is the model or alias asked for, None for the control plane. `path` is what to ask the backend for.
     `named` tells where the name was found. `tier` is the `service_tier` of a body that was looked at."""
 
-    name: str | None
-    path: bytes
-    named: int = IN_PATH
-    tier: str | None = None
+    __slots__ = ("name", "named", "path", "tier")
+
+    def __init__(self, name: str | None, path: bytes, named: int = IN_PATH, tier: str | None = None) -> None:
+        self.name = name
+        self.path = path
+        self.named = named
+        self.tier = tier
 
 
 class Names(Protocol):
@@ -105,7 +108,8 @@ def _under_upstream(path: bytes, names: Names) -> Route:
         name = unquote_to_bytes(b"/".join(parts[:count])).decode(errors="replace")
         if names.resolve(name) is not None:
             return Route(name, b"/" + b"/".join(parts[count:]))
-    return Route(*model_in_target(path, b""))
+    first, rest = model_in_target(path, b"")
+    return Route(first, rest)
 
 
 def _is_bare(path: bytes, names: Names) -> bool:

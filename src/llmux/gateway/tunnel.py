@@ -29,8 +29,6 @@ class Tunnel(Exchange):
 
     __slots__ = ("_key", "_open", "_stalled")
 
-    _READERS = (SwitchingResponseReader, SwitchingResponseReader)
-
     def __init__(self, shared: Shared, client: ClientConnection, request: Request, held: int, key: bytes) -> None:
         super().__init__(shared, client, request, held)
         self._key = key
@@ -46,11 +44,14 @@ class Tunnel(Exchange):
         if self._model is None:
             raise NotImplementedOnWireError("llmux itself speaks no WebSocket: only those of models are relayed")
 
+    def _reader(self, to_head: bool, raw: bool) -> ResponseReader:
+        return SwitchingResponseReader(to_head=to_head)
+
     # --- from the backend -----------------------------------------------------------------------------------------
 
     def received(self, data: bytes, response: ResponseReader) -> None:
         """See `llmux.upstream.Receiver`."""
-        assert isinstance(response, SwitchingResponseReader)  # noqa: S101  (it was made by `_READERS`)
+        assert isinstance(response, SwitchingResponseReader)  # noqa: S101  (it was made by `_reader`)
         if self._open or not response.switched or self._switch(response):
             super().received(data, response)
 

@@ -148,8 +148,9 @@ class Telemetry:
     def tokens_used(self, model: str, prompt: int, answer: int) -> None:
         """A response of `model`, a configured name or one that was, has taken so many tokens."""
         if model in self._models:
-            self._metrics.tokens.increase(model, "input", by=prompt)
-            self._metrics.tokens.increase(model, "output", by=answer)
+            counted = self._metrics.tokens.values  # both are there from the start: `Metrics.add`
+            counted[model, "input"] += prompt
+            counted[model, "output"] += answer
 
     def limit_hit(self, limit: str) -> None:
         """A limit of the gateway was reached; `limit` is one of the names that it was made with."""

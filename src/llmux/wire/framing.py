@@ -66,10 +66,10 @@ class HeadReader:
             split = without_length(data, end)
             if split is None:
                 self._read(data[:end])
-            elif not self._recall(*split):
+            elif not self._recall(split[0], split[1]):
                 self._read(data[:end])
                 if self._headers_done:
-                    self._remember(*split)
+                    self._remember(split[0], split[1])
         else:
             end, self._tail = cut(self._tail, data)
             piece = data[:end]
