@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from llmux.hooks import HookRunner
-from llmux.hooks.orphans import LEADER_VARIABLE
 from llmux.messages import Hook, Outcome
-from tests.hooks.conftest import Shop, alive, until
+from tests.hooks.conftest import Shop, alive
 
 pytestmark = [
     pytest.mark.anyio,
@@ -119,28 +118,13 @@ async def test_nobodys_hooks_are_not_looked_for(shop: Shop, tmp_path: Path) -> N
     assert alive(pid)
 
 
-async def test_no_hook_sees_what_its_shell_is_known_by(shop: Shop) -> None:
-    for script in ("env", "exec env", "sh -c env"):
-        result = await shop.run(script)
-        assert result.outcome is Outcome.OK
-        assert LEADER_VARIABLE not in result.output
-
-
-@pytest.mark.skipif(not os.path.exists("/bin/bash"), reason="needs bash")
-async def test_a_shell_that_is_bash_does_not_give_itself_up(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("last", ["sleep 300", "exec sleep 300", "exec sh -c 'sleep 300; true'"])
+async def test_a_shell_that_has_given_itself_up_for_its_last_command_is_found(
+    shop: Shop, runner: HookRunner, tmp_path: Path, last: str
 ) -> None:
-    """It would become the script's last command, and what it is known by would be gone."""
-    monkeypatch.setattr("llmux.hooks.process.SHELL", "/bin/bash")
-    run_id, ended = shop.start(f"echo $$ > {tmp_path}/pid; sleep 300")
+    """Most shells do so unasked, and what runs then has the shell's pid."""
+    await left_behind(MINE, "killed", "wake", f"echo $$ > {tmp_path}/pid; {last}")
     pid = await shop.pid_from(tmp_path / "pid")
-    process = Path(f"/proc/{pid}")
-    await until(
-        lambda: (
-            (process / "cmdline").read_bytes() == b"sleep\x00300\0"
-            or bool((process / f"task/{pid}/children").read_text())
-        )
-    )
-    assert (process / "cmdline").read_bytes().startswith(b"sh\0-c\0")
-    shop.runner.cancel(run_id)
-    assert (await ended).outcome is Outcome.CANCELLED
+    (orphan,) = await runner.end_orphans()
+    assert (orphan.pid, orphan.survivors) == (pid, ())
+    assert not alive(pid)

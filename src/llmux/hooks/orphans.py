@@ -5,8 +5,9 @@ no, as nobody serves yet, and the memory would be given to another. So whoever s
 and takes no *no* from the alive hook of their models.
 
 Reads /proc where there is one, and waits, so it runs in a thread, never on the loop. Without /proc nothing is found. A
-hook's shell is known by what it was started with (`LEADER_VARIABLE`, which it takes from everybody it starts); so
-servers that hooks have started are never taken for hooks. A hook that has replaced its shell (``exec``) is not found.
+hook's shell is known by what it was started with: `LEADER_VARIABLE` is 0, or its own pid once it has given itself up
+for the script's last command (``exec``, which most shells do unasked). Everybody else in whose environment that
+variable is has the shell's pid there; so servers that hooks have started are never taken for hooks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RUN_ID_VARIABLE: Final = "LLMUX_RUN_ID"
 """The environment variable whose value is unique to one run of one hook, and by which its processes are known."""
 
 LEADER_VARIABLE: Final = "LLMUX_LEADER"
-"""The environment variable that only the shell of a hook has been started with."""
+"""The environment variable that tells whose pid the hook's shell has: see above."""
 
 _CHANGING: Final = (Hook.WAKE, Hook.SLEEP)
 """Those that change who holds memory; all others end by themselves, and nobody is wiser or worse off for it."""
@@ -89,8 +90,8 @@ def _environment(entry: Path) -> dict[str, str]:
 
 
 def _orphaned(leader: tuple[int, dict[str, str]], owner: str) -> bool:
-    _, environment = leader
-    if LEADER_VARIABLE not in environment or environment.get("LLMUX_HOOK") not in _CHANGING:
+    number, environment = leader
+    if environment.get(LEADER_VARIABLE) not in ("0", str(number)) or environment.get("LLMUX_HOOK") not in _CHANGING:
         return False
     whose, pid, born, *_ = [*environment.get(RUN_ID_VARIABLE, "").split("."), "", ""]
     return whose == owner and "LLMUX_MODEL" in environment and (not pid.isdecimal() or _born(int(pid)) != born)

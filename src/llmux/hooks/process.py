@@ -39,11 +39,10 @@ POLL_LONGEST = 0.02
 def shell_command(script: str, cwd: Path | None) -> str:
     """What ``sh -c`` is given so that `script` runs in `cwd`; exit 126 and a message on stderr if that is not there.
 
-    Before that, the shell takes `LEADER_VARIABLE` from all that it will start, and sets a trap that does nothing: where
-    there is one, bash does not give itself up for the last command of the script. The prefix stays on the script's
-    first line, so that line numbers in the shell's messages hold.
+    Before that, the shell puts its own pid into `LEADER_VARIABLE`: see `orphans`. The prefix stays on the first line of
+    the script, so that line numbers in the shell's messages hold.
     """
-    known = f"unset {LEADER_VARIABLE}; trap : EXIT; "
+    known = f"{LEADER_VARIABLE}=$$; "
     if cwd is None:
         return known + script
     return f"{known}CDPATH= cd -- {shlex.quote(str(cwd))} || exit 126; {script}"

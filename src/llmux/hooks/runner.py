@@ -152,7 +152,7 @@ class HookRunner:
             inherited = {name: value for name, value in os.environ.items() if name not in self._withheld}
             environment = {**inherited, **spec.env, **variables}
             environment |= {"LLMUX_MODEL": model, "LLMUX_HOOK": hook.value, RUN_ID_VARIABLE: marker}
-            environment[LEADER_VARIABLE] = "1"
+            environment[LEADER_VARIABLE] = "0"
             pid, stdout, stderr = spawn(shell_command(spec.script, spec.cwd), environment)
         except Exception as error:  # whatever it was, the hook did not run, and its model's waiters must hear of it
             result = HookResult(Outcome.ERROR, time.monotonic() - began, detail=f"could not be started: {error}")
