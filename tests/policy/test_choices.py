@@ -42,10 +42,10 @@ def test_an_idle_model_gives_way_at_once(policy: Callable[[], SwitchPolicy]) -> 
 
 def test_break_even_leaves_when_enough_are_kept_out() -> None:
     """One in flight, and W requests for b: with one request for either besides (`_SELDOM`), b is worth the switch once
-    W * sqrt(2 / (W + 1)) * 2 >= 0.1 * (10 + 10 + 2 + 2) * 2 ** 1.4, that is with 6 waiting."""
-    play = playing(BreakEvenPolicy(patience=0.1), "a", "b")
+    W * (2 / (W + 1)) ** 0.25 * 2 >= 0.11 * (10 + 10 + 2 + 2) * 2 ** 1.4, that is with 5 waiting."""
+    play = playing(BreakEvenPolicy(patience=0.11), "a", "b")
     play.arrive("a")
-    for _ in range(5):
+    for _ in range(4):
         play.arrive("b")
         assert next_one(play) is None
     play.arrive("b")
@@ -56,7 +56,7 @@ def test_break_even_stays_longer_for_a_larger_batch() -> None:
     play = playing(BreakEvenPolicy(patience=0.1), "a", "b")
     for _ in range(4):
         play.arrive("a")
-    for _ in range(20):  # 28 would do for four in flight, and 8 for two
+    for _ in range(12):  # 16 would do for four in flight, and 7 for two
         play.arrive("b")
     assert next_one(play) is None
     play.advance(2.0)
@@ -91,7 +91,7 @@ def test_break_even_lingers_when_both_are_in_demand() -> None:
     """Where a is asked for often, and b now and then, one request for b is not yet worth it; but not for long."""
     policy = BreakEvenPolicy(max_wait_secs=10_000.0)
     play = playing(policy, "a", "b")
-    policy.linger = 4.0
+    policy.linger = 10.0
     for _ in range(400):
         play.finish(play.arrive("a"))
     play.arrive("b")
