@@ -457,10 +457,11 @@ def guarded(llmux: Llmux, tmp_path: Path) -> Iterator[Llmux]:
     made.kill()
 
 
-def test_keys_are_asked_for_and_kept_in_this_tab(browser: Browser, guarded: Llmux) -> None:
+def test_keys_are_asked_for_and_kept_in_this_tab(browser: Browser, guarded: Llmux, complaints: Complaints) -> None:
     context = browser.new_context()
     page = context.new_page()
     shown: dict[str, set[str | None]] = {}
+    page.on("console", complaints.console)
     page.on(
         "request",
         lambda request: shown.setdefault(request.url.split("/")[3], set()).add(request.headers.get("authorization")),
@@ -470,6 +471,8 @@ def test_keys_are_asked_for_and_kept_in_this_tab(browser: Browser, guarded: Llmu
     expect(why).to_contain_text("This needs an admin key")
     expect(page.locator("#keys-admin")).to_be_focused()
     expect(page.locator("#readiness")).to_have_text("a key is needed")
+    expect(page.locator("#playground-status")).to_contain_text("need an API key")
+    assert complaints.heard == []  # the page knew before it asked
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")
     expect(why).to_be_visible()
@@ -484,24 +487,29 @@ def test_keys_are_asked_for_and_kept_in_this_tab(browser: Browser, guarded: Llmu
     page.locator("#keys-api").fill("api-secret")
     page.keyboard.press("Enter")
     expect(write(page, "good", "hello").locator(".said")).to_contain_text("heard: hello")
-    assert shown["admin"] == {None, "Bearer wrong", "Bearer admin-secret"}
-    assert shown["v1"] == {None, "Bearer api-secret"}  # the admin key never goes to a model
+    assert shown["admin"] == {"Bearer wrong", "Bearer admin-secret"}
+    assert shown["v1"] == {"Bearer api-secret"}  # the admin key never goes to a model
     assert shown["ui"] == {None}
     page.reload()
     expect(page.locator("#connection")).to_have_attribute("data-kind", "live")
     assert "secret" not in page.evaluate("JSON.stringify(localStorage) + document.cookie")
     other = context.new_page()
+    before = len(complaints.heard)
+    other.on("console", complaints.console)
     other.goto(f"{guarded.url}/ui/")
     expect(other.locator("#keys-why")).to_be_visible()  # another tab has no key
+    assert len(complaints.heard) == before
     context.close()
 
 
-def test_without_admin_keys_others_are_told_so(browser: Browser, llmux: Llmux) -> None:
+def test_without_admin_keys_others_are_told_so(browser: Browser, llmux: Llmux, complaints: Complaints) -> None:
     """As if it were from another machine: under a name that llmux knows, but that need not mean this one."""
     context = browser.new_context()
     page = context.new_page()
+    page.on("console", complaints.console)
     page.goto(f"http://{ELSEWHERE}:{llmux.port}/ui/")
     expect(page.locator("#alarm")).to_contain_text("only this machine may use it")
     expect(page.locator("#keys")).to_be_hidden()  # no key would help
     expect(page.locator("#connection")).to_have_text("not connected")
+    assert complaints.heard == []
     context.close()
