@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from llmux.control.ui.assets import ASSETS, HEADERS
-from tests.ui.conftest import DEADLINE, Llmux
+from tests.ui.conftest import DEADLINE, ELSEWHERE, Llmux
 
 STATIC = resources.files("llmux.control.ui") / "static"
 
@@ -123,6 +123,20 @@ def test_the_page_needs_nothing_from_elsewhere_and_has_nothing_inline() -> None:
         assert set(re.findall(r"https?://[^\s\"']*", text)) <= {"http://www.w3.org/2000/svg"}, name
         assert set(re.findall(r'from "\./([^"]+)"', text)) <= set(ASSETS), name
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", text), name
+
+
+def test_the_page_is_told_which_keys_it_needs_by_an_answer_that_is_no_failure(llmux: Llmux) -> None:
+    with httpx.Client(base_url=llmux.url) as client:
+        response = client.get("/ui/doors", headers={"Authorization": "Bearer whatever"})
+        assert (response.status_code, response.json()) == (200, {"admin": None, "api": None})
+        assert response.headers.get_list("cache-control") == ["no-store"]
+        assert response.headers["x-content-type-options"] == "nosniff"
+        told = client.get("/ui/doors", headers={"Host": ELSEWHERE}).json()
+        refused = client.get("/admin/v1/state", headers={"Host": ELSEWHERE})
+        assert told["admin"]["status"] == refused.status_code == 403
+        assert told["admin"]["code"] == refused.json()["error"]["code"]
+        assert told["admin"]["message"] == refused.json()["error"]["message"]
+        assert told["api"] is None
 
 
 def test_root_is_left_alone(llmux: Llmux) -> None:

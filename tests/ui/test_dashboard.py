@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,22 @@ def test_an_order_that_fails_says_why(page: Page, complaints: Complaints) -> Non
     expect(page.locator("#switches-rows tr").first).to_contain_text("failure")
     notice.get_by_label("Dismiss").click()
     expect(notice).to_have_count(0)
+
+
+def test_a_switch_tells_what_is_usual(page: Page, llmux: Llmux) -> None:
+    switching = page.locator("#overview .tile").last
+    (llmux.folder / "go").touch()
+    order(page, "slow", "switch")
+    expect(state(page, "slow")).to_have_text("awake")
+    expect(page.locator("#costs-rows tr").first).to_contain_text(" s")  # so what a cold start takes is known
+    order(page, "slow", "sleep")
+    expect(state(page, "slow")).to_have_text("asleep")
+    (llmux.folder / "go").unlink()
+    order(page, "slow", "switch")
+    expect(switching.locator(".change")).to_have_text("nothing \u2192 slow")
+    expect(switching.locator("li")).to_contain_text(re.compile(r"waking, \d.* s of about \d.* s$"))
+    (llmux.folder / "go").touch()
+    expect(switching.locator("li")).to_have_count(0)
 
 
 def test_reloading(page: Page, llmux: Llmux, complaints: Complaints) -> None:
@@ -177,6 +194,7 @@ def test_waiting_is_shown_and_can_be_cancelled(page: Page, llmux: Llmux, complai
     expect(answer.locator("p")).to_have_text(re.compile(r"^waiting for .*; slow is waking"))
     request = page.locator("#requests-rows tr")
     expect(request).to_contain_text(re.compile("slow.*waiting"))
+    expect(row(page, "slow").locator(".trouble")).to_have_text("")  # it is being woken
     expect(page.locator("#overview .tile").first).to_contain_text(re.compile("1the oldest for"))
     expect(row(page, "slow").locator("td[data-label=Waiting]")).to_have_text("1")
     request.get_by_role("button").click()
@@ -201,6 +219,51 @@ def test_a_request_that_takes_the_place_of_another_is_shown(page: Page, llmux: L
     expect(page.locator("#requests-rows tr")).to_contain_text(re.compile("slow.*waiting"))
     (llmux.folder / "go").touch()
     expect(answer.locator(".said")).to_contain_text("heard: hello")
+
+
+def test_requests_say_who_asks_for_what(page: Page, llmux: Llmux) -> None:
+    """Where the admin API tells; see the test above for where it does not."""
+    known = {"client": "10.1.2.3", "key": "<b>team</b>", "path": "/v1/embeddings", "stream": False, "level": "flex"}
+    requests = [
+        {"id": 1, "model": "good", "granted": True, "age_secs": 2.0, "events": 0, **known},
+        {"id": 2, "model": "good", "granted": True, "age_secs": 1.0, "events": 7, "key": None, "level": "default"},
+        {"id": 3, "model": "good", "granted": False, "age_secs": 1.0, "events": 0, **known, "stream": None},
+    ]
+    page.route("**/admin/v1/requests?*", lambda route: route.fulfill(json={"requests": requests}))
+    order(page, "good", "switch")
+    write(page, "good", "hello")
+    rows = page.locator("#requests-rows tr")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("/v1/embeddings \u00b7 key <b>team</b> \u00b7 from 10.1.2.3 \u00b7 flex")
+    expect(rows.first.locator("td").nth(3)).to_have_text("no stream")
+    expect(rows.nth(1).locator("td").first).to_have_text("good")
+    expect(rows.nth(1).locator("td").nth(3)).to_have_text("7")
+    expect(rows.nth(2).locator("td").nth(3)).to_have_text("\u2013")
+    expect(page.locator(".requests thead")).to_contain_text("Chunks so far")
+
+
+def test_the_playground_offers_the_default_model(page: Page, llmux: Llmux) -> None:
+    """Where the admin API tells it; else see `test_many_models.py`."""
+    told = {**httpx.get(f"{llmux.url}/admin/v1/state").json(), "default_model": "gpt"}
+    events = f"event: status\ndata: {json.dumps(told)}\n\n"
+    page.route("**/admin/v1/events", lambda route: route.fulfill(body=events, content_type="text/event-stream"))
+    page.reload()
+    expect(page.locator("#playground-model")).to_have_value("good")
+
+
+def test_devices_tell_what_is_held_and_what_is_promised(page: Page) -> None:
+    usage = "async (device) => (await import('./format.js')).usage(device, (name) => name.toUpperCase())"
+    gib = 1024**3
+    told = {
+        "60 GiB of 80 GiB held": {"used": 60 * gib, "capacity": 80 * gib},
+        "1 of 1 held": {"used": 1, "capacity": 1, "promised": 0, "promised_to": []},
+        "60 GiB of 80 GiB held, 45 GiB promised to A, B": {
+            "used": 60 * gib, "capacity": 80 * gib, "promised": 45 * gib, "promised_to": ["a", "b"],
+        },
+        "changing hands": {"used": 2, "capacity": 1},
+    }  # fmt: skip
+    for text, device in told.items():
+        assert page.evaluate(usage, device) == text
 
 
 def test_the_playground_says_what_went_wrong(page: Page, complaints: Complaints) -> None:
@@ -318,6 +381,9 @@ def test_it_fits(page: Page) -> None:
     expect(page.locator("#models-rows tr")).to_have_count(5)
     for width in (320, 380, 768, 1600, 2560):
         page.set_viewport_size({"width": width, "height": 900})
+        more = row(page, "good").locator(".more button")
+        if more.is_visible() and more.get_attribute("aria-expanded") == "false":
+            more.click()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         button = row(page, "good").locator("button[data-order=switch]").bounding_box()
         assert button is not None
@@ -391,10 +457,11 @@ def guarded(llmux: Llmux, tmp_path: Path) -> Iterator[Llmux]:
     made.kill()
 
 
-def test_keys_are_asked_for_and_kept_in_this_tab(browser: Browser, guarded: Llmux) -> None:
+def test_keys_are_asked_for_and_kept_in_this_tab(browser: Browser, guarded: Llmux, complaints: Complaints) -> None:
     context = browser.new_context()
     page = context.new_page()
     shown: dict[str, set[str | None]] = {}
+    page.on("console", complaints.console)
     page.on(
         "request",
         lambda request: shown.setdefault(request.url.split("/")[3], set()).add(request.headers.get("authorization")),
@@ -404,6 +471,8 @@ def test_keys_are_asked_for_and_kept_in_this_tab(browser: Browser, guarded: Llmu
     expect(why).to_contain_text("This needs an admin key")
     expect(page.locator("#keys-admin")).to_be_focused()
     expect(page.locator("#readiness")).to_have_text("a key is needed")
+    expect(page.locator("#playground-status")).to_contain_text("need an API key")
+    assert complaints.heard == []  # the page knew before it asked
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")
     expect(why).to_be_visible()
@@ -418,24 +487,29 @@ def test_keys_are_asked_for_and_kept_in_this_tab(browser: Browser, guarded: Llmu
     page.locator("#keys-api").fill("api-secret")
     page.keyboard.press("Enter")
     expect(write(page, "good", "hello").locator(".said")).to_contain_text("heard: hello")
-    assert shown["admin"] == {None, "Bearer wrong", "Bearer admin-secret"}
-    assert shown["v1"] == {None, "Bearer api-secret"}  # the admin key never goes to a model
+    assert shown["admin"] == {"Bearer wrong", "Bearer admin-secret"}
+    assert shown["v1"] == {"Bearer api-secret"}  # the admin key never goes to a model
     assert shown["ui"] == {None}
     page.reload()
     expect(page.locator("#connection")).to_have_attribute("data-kind", "live")
     assert "secret" not in page.evaluate("JSON.stringify(localStorage) + document.cookie")
     other = context.new_page()
+    before = len(complaints.heard)
+    other.on("console", complaints.console)
     other.goto(f"{guarded.url}/ui/")
     expect(other.locator("#keys-why")).to_be_visible()  # another tab has no key
+    assert len(complaints.heard) == before
     context.close()
 
 
-def test_without_admin_keys_others_are_told_so(browser: Browser, llmux: Llmux) -> None:
+def test_without_admin_keys_others_are_told_so(browser: Browser, llmux: Llmux, complaints: Complaints) -> None:
     """As if it were from another machine: under a name that llmux knows, but that need not mean this one."""
     context = browser.new_context()
     page = context.new_page()
+    page.on("console", complaints.console)
     page.goto(f"http://{ELSEWHERE}:{llmux.port}/ui/")
     expect(page.locator("#alarm")).to_contain_text("only this machine may use it")
     expect(page.locator("#keys")).to_be_hidden()  # no key would help
     expect(page.locator("#connection")).to_have_text("not connected")
+    assert complaints.heard == []
     context.close()

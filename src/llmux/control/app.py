@@ -105,7 +105,7 @@ def build_control(
     ]
     if sight is not None and orders is not None:
         routes += admin_routes(sight, orders)
-        routes += ui.routes()
+        routes += ui.routes(access)
     routes += Listing(view, _VERSION).routes()
     app = Starlette(
         routes=routes,

@@ -93,13 +93,28 @@ async function within(promise, ms) {
 
 /** What happens on the server, until the connection ends. */
 export async function* follow(signal) {
+  await knock("admin", signal);
   const response = await fetch(url("./admin/v1/events"), { signal, headers: authorization("admin"), cache: "no-store" });
   if (!response.ok) throw await refusal(response);
   yield* events(response, SILENCE_MS);
 }
 
+/**
+ * Throws the `Refusal` that asking for `kind` ("admin" or "api") without a key would get, without getting it: the
+ * browser writes every one into its console, as if something were wrong. Only the server knows a key's worth, so with
+ * one there is nothing to be learned here.
+ */
+async function knock(kind, signal) {
+  if (storedKey(kind)) return;
+  const response = await fetch(url("./ui/doors"), { signal, cache: "no-store" });
+  if (!response.ok) throw await refusal(response);
+  const closed = (await response.json())[kind];
+  if (closed) throw new Refusal(closed.status, closed.message, closed.code);
+}
+
 /** The models that clients are offered. */
 export async function offeredModels() {
+  await knock("api");
   const response = await fetch(url("./v1/models"), { headers: authorization("api"), cache: "no-store" });
   if (!response.ok) throw await refusal(response);
   return (await response.json()).data.map((model) => model.id);

@@ -11,6 +11,7 @@ import { learnOrders } from "./orders.js";
 import { startOverview } from "./overview.js";
 import { learnModels, startPlayground } from "./playground.js";
 import { startRequests } from "./requests.js";
+import { startSections } from "./sections.js";
 import { on, store } from "./store.js";
 import { startSwitches } from "./switches.js";
 import { startTimeline } from "./timeline.js";
@@ -21,6 +22,7 @@ function alarm(text) {
 }
 
 startOverview();
+startSections();
 startTimeline();
 startModels();
 startRequests();

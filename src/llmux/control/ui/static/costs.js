@@ -2,9 +2,13 @@
 
 import { $, h, setText } from "./dom.js";
 import { duration } from "./format.js";
+import { short } from "./names.js";
 import { modelNames, on, store } from "./store.js";
 
 const LEVELS = 5;
+
+/** A heading that is cut off with an ellipsis where it needs more than its room; the title has it whole. */
+const heading = (scope, name) => h("th", { scope, title: name }, h("span", { class: "cut", text: short(name) }));
 
 export function startCosts() {
   let drawn = "";
@@ -21,10 +25,10 @@ export function startCosts() {
     document.querySelector(".matrix").hidden = !store.costs.length;
     $("costs-empty").hidden = store.costs.length > 0;
     $("costs-head").replaceChildren(
-      h("tr", {}, h("th", { scope: "col", text: "from \\ to" }), ...columns.map((name) => h("th", { scope: "col", text: name }))),
+      h("tr", {}, h("th", { scope: "col", text: "from \\ to" }), ...columns.map((name) => heading("col", name))),
     );
     $("costs-rows").replaceChildren(...rows.map((from) => {
-      const line = h("tr", {}, h("th", { scope: "row", text: from ?? "cold start", class: from === null ? "aside" : "" }));
+      const line = h("tr", {}, from === null ? h("th", { scope: "row", text: "cold start", class: "aside" }) : heading("row", from));
       for (const to of columns) {
         const secs = costs.get(JSON.stringify([from, to]));
         const cell = h("td", { class: "number" });

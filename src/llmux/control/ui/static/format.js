@@ -37,11 +37,16 @@ export function rate(perSecond) {
   return `${(perSecond * 3600).toFixed(1)}/h`;
 }
 
-/** What is used of a device: bytes, or models on the one device of a configuration without devices. */
-export function usage(device) {
-  if (device.used > device.capacity) return "changing hands"; // those who go and those who come both claim it
-  if (device.capacity < 1024) return `${device.used} of ${device.capacity} in use`;
-  return `${bytes(device.used)} of ${bytes(device.capacity)} in use`;
+/**
+ * What is held of a device, and what is promised of it to models that wait for others to go: bytes, or models on the one
+ * device of a configuration without devices. `called` gives the name of a model.
+ */
+export function usage(device, called = String) {
+  const { used, capacity, promised = 0, promised_to: to = [] } = device;
+  if (used > capacity) return "changing hands"; // those who go and those who come both claim it
+  const size = capacity < 1024 ? String : bytes;
+  const whom = to.length ? ` to ${to.map(called).join(", ")}` : "";
+  return `${size(used)} of ${size(capacity)} held${promised ? `, ${size(promised)} promised${whom}` : ""}`;
 }
 
 export function bytes(count) {

@@ -28,6 +28,7 @@ const writing = (element) => element.matches("input, textarea, select, [contente
 
 export function startKeyboard() {
   for (const [key, text] of SHORTCUTS) $("help-list").append(h("dt", {}, h("kbd", { text: key })), h("dd", { text }));
+  $("help-list").append(h("dt", {}, h("kbd", { text: "Ctrl+wheel" })), h("dd", { text: "on the timeline: zoom where the pointer is" }));
   $("help-list").append(h("dt", {}, h("kbd", { text: "Ctrl+Enter" })), h("dd", { text: "in the playground: send" }));
   $("help-open").addEventListener("click", () => $("help").showModal());
   $("help-close").addEventListener("click", () => $("help").close());

@@ -1,8 +1,10 @@
 // Whether llmux is ready and why not, whether this page still hears of it, and the figures that matter most.
 
 import { $, h, keyed, setText } from "./dom.js";
+import { progress } from "./estimates.js";
 import { age, many } from "./format.js";
 import { nextAttempt, reconnect } from "./live.js";
+import { short } from "./names.js";
 import { on, sinceStatus, store } from "./store.js";
 
 function readiness() {
@@ -61,19 +63,37 @@ function connection() {
   }
 }
 
+/** A switch that is under way. */
+const line = () => {
+  const what = h("span", { class: "change" });
+  const how = h("span", { class: "tile-more" });
+  return {
+    node: h("li", {}, what, how),
+    update(one) {
+      const told = (called) => `${called(one.from ?? "nothing")} \u2192 ${called(one.to ?? "sleep")}`;
+      setText(what, told(short));
+      what.title = told(String);
+      setText(how, progress(one));
+    },
+  };
+};
+
 const tile = () => {
   const name = h("span", { class: "tile-name" });
   const value = h("span", { class: "tile-value" });
   const more = h("span", { class: "tile-more" });
-  const node = h("div", { class: "tile" }, name, value, more);
+  const list = h("ul", { class: "tile-lines" });
+  const lines = keyed(list, line);
+  const node = h("div", { class: "tile" }, name, value, more, list);
   return {
     node,
     update(item) {
       setText(name, item.name);
+      lines(item.lines ?? [], (one) => JSON.stringify([one.from, one.to]));
       setText(value, item.value);
       setText(more, item.more);
       node.classList.toggle("some", item.some);
-      node.classList.toggle("text", Boolean(item.text));
+      node.classList.toggle("listed", Boolean(item.lines?.length));
     },
   };
 };
@@ -86,8 +106,6 @@ function tiles() {
   const waiting = sum("waiting");
   const oldest = status.oldest_waiter_secs;
   const uncertain = inState("lost") + inState("unconfirmed");
-  const under = status.switches.map((one) => `${one.from ?? "nothing"} \u2192 ${one.to ?? "sleep"}`);
-  const phases = status.switches.map((one) => `${one.phase}, ${age(one.since_secs + sinceStatus())}`);
   return [
     {
       name: "Waiting", value: String(waiting), some: waiting > 0,
@@ -99,8 +117,8 @@ function tiles() {
       more: uncertain ? `of ${status.models.length}; ${uncertain} uncertain` : `of ${many(status.models.length, "model")}`,
     },
     {
-      name: "Switching", text: under.length > 0, some: false,
-      value: under.join(", ") || "no", more: phases.join(", ") || `last event ${age(status.last_event_secs + sinceStatus())} ago`,
+      name: "Switching", value: "no", some: false, lines: status.switches,
+      more: `last event ${age(status.last_event_secs + sinceStatus())} ago`,
     },
   ];
 }

@@ -117,6 +117,24 @@ async function send() {
   }
 }
 
+let chosen = false; // by somebody, or for them: it is theirs from then on
+
+$("playground-model").addEventListener("change", () => {
+  chosen = true;
+});
+
+/** Chooses the model that most would: the one that requests without a model are for, else one that is awake. */
+function preselect() {
+  const list = $("playground-model");
+  if (chosen || !store.status || !list.options.length) return;
+  chosen = true;
+  const has = (name) => [...list.options].some((option) => option.value === name);
+  const { default_model: usual, models } = store.status;
+  const named = models.find((model) => model.name === usual || model.aliases.includes(usual));
+  const awake = models.find((model) => model.state === "awake" && has(model.name));
+  list.value = [usual, named?.name, awake?.name].find(has) ?? list.options[0].value;
+}
+
 const options = keyed($("playground-model"), (name) => ({ node: h("option", { value: name, text: name }), update() {} }));
 
 /** Asks which models there are, if that may have changed. */
@@ -126,6 +144,7 @@ export async function learnModels(anew = false) {
   offered = names;
   try {
     options(await offeredModels(), (name) => name);
+    preselect();
     setText($("playground-status"), "");
   } catch (error) {
     if (!(error instanceof Refusal)) offered = ""; // asked again with the next state; a refusal stays one until the keys change
@@ -147,6 +166,9 @@ export function startPlayground() {
     talk = [];
     $("playground-talk").replaceChildren();
   });
-  on(["status"], () => learnModels());
+  on(["status"], () => {
+    learnModels();
+    preselect();
+  });
   learnModels(true);
 }

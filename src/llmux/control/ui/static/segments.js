@@ -4,10 +4,10 @@
 export const DRAWN = ["awake", "draining", "sleeping", "waking", "unconfirmed", "lost"];
 
 /**
- * Lanes of every device between two Unix times: `[{device, lanes: [{model, segments: [{state, from, to, cause, open}]}]}]`.
+ * Lanes of every device between two Unix times: `[{device, lanes: [{model, since, segments: [{state, from, to, cause, open}]}]}]`.
  * A model has a lane on each device that it held memory on, and where all devices are one, every model that did has one
- * there. `open` segments last until now. `holding` says where a model holds memory now, for what it has done since
- * before llmux had a say in it.
+ * there. Nothing is known of a model before `since`. `open` segments last until now. `holding` says where a model holds
+ * memory now, for what it has done since before llmux had a say in it.
  */
 export function lanes(devices, models, states, holding, from, to) {
   const only = devices.length === 1 ? [devices[0].name] : null;
@@ -26,7 +26,7 @@ export function lanes(devices, models, states, holding, from, to) {
         mine.get(device).push(segment);
       }
     }
-    for (const [device, segments] of mine) found.get(device)?.push({ model, segments });
+    for (const [device, segments] of mine) found.get(device)?.push({ model, since: changes[0].at, segments });
   }
   return devices.map((device) => ({ device, lanes: found.get(device.name) }));
 }

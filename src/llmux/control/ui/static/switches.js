@@ -2,6 +2,7 @@
 
 import { $, h, keyed, setText } from "./dom.js";
 import { clock, duration, when } from "./format.js";
+import { short } from "./names.js";
 import { on, store } from "./store.js";
 
 const SHOWN = 60;
@@ -19,8 +20,9 @@ function row(first) {
       h("td", { class: "time", data: { label: "At" }, text: clock(first.began), title: when(first.began) }),
       change, cause, h("td", { data: { label: "Result" } }, result, detail), drain, sleep, wake),
     update(one) {
-      const gone = one.victims.length ? one.victims.join(", ") : one.from;
-      setText(change, `${gone ?? "nothing"} \u2192 ${one.to}`);
+      const told = (called) => `${(one.victims.length ? one.victims : [one.from ?? "nothing"]).map(called).join(", ")} \u2192 ${called(one.to)}`;
+      setText(change, told(short));
+      change.title = told(String);
       setText(cause, one.cause);
       setText(result, one.result ?? "under way");
       result.className = `badge ${{ success: "good", failure: "bad" }[one.result] ?? "wait"}`;
