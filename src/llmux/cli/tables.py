@@ -254,7 +254,7 @@ def _devices(state: dict[str, Any], *, briefly: bool = False) -> Grid:
         there = [model["name"] for model in state["models"] if device["name"] in model["devices"]]
         there += [f"{name} (promised)" for name in device["promised_to"]]
         if briefly and len(there) > 1:
-            there = [str(len(there))]
+            there = [f"{len(there)} models"]
         used = Text("lost", style="bold red") if device["lost"] else Text(size(device["used"]))
         table.add_row(
             text(device["name"]),
