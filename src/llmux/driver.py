@@ -61,7 +61,7 @@ from llmux.messages import (
     Stop,
     Stopped,
 )
-from llmux.ports import Backends, Requester, Streaming
+from llmux.ports import Backends, Origin, Requester, Streaming, Traceable
 from llmux.refusals import refusal_error
 from llmux.snapshot import Snapshot, Standing
 from llmux.world import Hooks, World
@@ -438,6 +438,11 @@ class Driver:
         """How many server-sent events the answer to a request has had so far."""
         requester: object = self._requesters.get(request_id)
         return requester.events if isinstance(requester, Streaming) else 0
+
+    def origin_of(self, request_id: int, most: int) -> Origin:
+        """Where a request came from, and what it asks for; at most `most` bytes of its body are read for that."""
+        requester: object = self._requesters.get(request_id)
+        return requester.origin(most) if isinstance(requester, Traceable) else Origin()
 
     def now(self) -> float:
         """Seconds on the clock that the core is told."""

@@ -7,7 +7,7 @@ Only protocols: the gateway is written against `Scheduler` and never sees the dr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from llmux.errors import LlmuxError
 from llmux.messages import Failure, Outcome, Prospects
@@ -39,6 +39,27 @@ class Streaming(Protocol):
     @property
     def events(self) -> int:
         """How many server-sent events its backend has sent so far."""
+        ...
+
+
+class Origin(NamedTuple):
+    """Where a request came from, and what it asks for; None for what is not known. `stream` says whether its answer
+    comes bit by bit, and `looked_at` how many bytes of its body were read to find that out."""
+
+    client: str | None = None
+    key: str | None = None
+    path: str | None = None
+    stream: bool | None = None
+    looked_at: int = 0
+
+
+@runtime_checkable
+class Traceable(Protocol):
+    """A requester that can tell where it came from."""
+
+    def origin(self, most: int) -> Origin:
+        """Worked out anew each time, from what is kept of the request anyway; at most `most` bytes of its body are
+        read. For operators who look: nothing on the request path calls this."""
         ...
 
 

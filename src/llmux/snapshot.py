@@ -19,9 +19,9 @@ OVERDUE_SECS = 30.0
 
 class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "oldest_waiter_secs"}):
     """One model. `oldest_waiter_age` is None when nobody waits; `devices` are those that it holds memory on now.
-    `lost` is None unless the model is. `pinned`: while awake, it is not put to sleep for others. `drained`: an operator
-    wants it asleep, and its requests held. `pinned_against`: somebody waits for it, and there is no room because these
-    are pinned."""
+    `lost` is None unless the model is, `kept` unless it serves on because it could not be put to sleep. `pinned`: while
+    awake, it is not put to sleep for others. `drained`: an operator wants it asleep, and its requests held.
+    `pinned_against`: somebody waits for it, and there is no room because these are pinned."""
 
     name: str
     state: ModelState
@@ -33,6 +33,7 @@ class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "o
     pinned: bool = False
     drained: bool = False
     pinned_against: tuple[str, ...] = ()
+    kept: KeptSnapshot | None = None
 
 
 class ReleasedSnapshot(msgspec.Struct, frozen=True):
@@ -69,6 +70,14 @@ class LostSnapshot(msgspec.Struct, frozen=True):
     next_look_secs: float | None = None
 
 
+class KeptSnapshot(msgspec.Struct, frozen=True):
+    """How the last sleep of a model failed that is alive all the same, and in how many seconds it may be tried again;
+    None: as soon as the model has to make room."""
+
+    error: str
+    next_try_secs: float | None = None
+
+
 class SwitchSnapshot(msgspec.Struct, frozen=True, rename={"from_model": "from", "to_model": "to"}):
     """A switch under way, which began `since_secs` ago. `to_model` is None where models are only put to sleep; `phase`
     is the state of the models that it waits for: draining, sleeping or waking."""
@@ -91,15 +100,18 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class DeviceSnapshot(msgspec.Struct, frozen=True):
-    """One device. `used` is what is promised to models, awake or on their way; `lost` says that nobody knows who
-    holds its memory, `lost_models` which models may. The implicit device of a configuration without ``devices`` has
-    room for one model: its `capacity` is 1."""
+    """One device. `used` is what models hold, being awake or on their way there or back; `promised` is what others will
+    hold once those are asleep that are in their way, which `promised_to` names: both together may be more than there
+    is. `lost` says that nobody knows who holds its memory, `lost_models` which models may. The implicit device of a
+    configuration without ``devices`` has room for one model: its `capacity` is 1."""
 
     name: str
     capacity: int
     used: int = 0
     lost: bool = False
     lost_models: tuple[str, ...] = ()
+    promised: int = 0
+    promised_to: tuple[str, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -151,6 +151,14 @@ def test_models_that_are_awake_and_do_not_fit_are_warned_of(tmp_path: Path) -> N
     assert "warning: big, small say that they are awake now, and do not fit together" in result.stdout
 
 
+def test_a_priority_without_its_policy_is_warned_of(tmp_path: Path) -> None:
+    text = GOOD.format(wake="true", alive="false").replace("port: 8002,", "port: 8002, priority: 2,")
+    result = check(tmp_path, text, "--no-hooks")
+    assert result.returncode == 0
+    assert "warning: `priority` of small does nothing: the policy break-even does not go by it" in result.stdout
+    assert "`priority`" not in check(tmp_path, text + "policy: {name: priority}\n", "--no-hooks").stdout
+
+
 def test_one_at_a_time_without_devices(tmp_path: Path) -> None:
     hooks = 'wake: "true", sleep: "true", alive: "false"'
     result = check(tmp_path, f"models: {{a: {{port: 1, {hooks}}}, b: {{port: 2, {hooks}}}}}\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -134,6 +136,72 @@ def test_ctrl_c_ends_the_hook(folder: Path) -> None:
     assert "cancelled" in err
     assert "Traceback" not in err
     assert not living(int(file.read_text())), "nor does anything of its session live on"
+
+
+def on_terminal(folder: Path, *arguments: str, seen: list[str]) -> tuple[int, str]:
+    """`hook run` on a terminal, its exit status and what it has shown; `seen` must appear there one after the other.
+    When all but the last two have, the file `go` appears."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*LLMUX, "hook", "run", *arguments, "-c", "conf/my.yaml"],
+        cwd=folder,
+        env=clean() | {"TERM": "xterm", "COLUMNS": "80"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    shown, place = "", 0
+    try:
+        for number, words in enumerate(seen, start=1):
+            while words not in shown[place:]:
+                ready = select.select([master], [], [], DEADLINE)[0]
+                assert ready, f"{words!r} is not in {shown[place:]!r}"
+                try:
+                    shown += os.read(master, 4096).decode()
+                except OSError:  # it has ended
+                    raise AssertionError(f"{words!r} is not in {shown[place:]!r}") from None
+            place = shown.index(words, place) + len(words)
+            if number == len(seen) - 2:
+                (folder / "conf" / "go").touch()
+        return process.wait(DEADLINE), shown
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+def test_a_silent_hook_is_seen_to_run(folder: Path) -> None:
+    file = folder / "conf" / "my.yaml"
+    wait = "until [ -e go ]; do sleep 0.05; done"
+    wake = f"echo begins; {wait}; echo {'wide' * 50}; echo done"
+    file.write_text(CONFIG.replace("setsid sleep 1000 & echo $! > survivor; sleep 1000", wake).replace("0.5", "75"))
+    status, shown = on_terminal(
+        folder, "slow", "wake", seen=["begins", "slow wake: 1.", "s of 1m15s", "s of 1m15s", "done", "ready to serve"]
+    )
+    assert status == 0
+    assert "wide" * 50 in shown, "output is never cut to the width of the terminal"
+    begin = shown.index("begins")
+    assert "of 1m15s" not in shown[:begin], "nothing is shown of what is quick"
+
+
+def test_nothing_moves_where_there_is_no_terminal(folder: Path) -> None:
+    file = folder / "conf" / "my.yaml"
+    file.write_text(CONFIG.replace("setsid sleep 1000 & echo $! > survivor; sleep 1000", "sleep 1.5; echo up"))
+    file.write_text(file.read_text().replace("0.5", "30"))
+    result = run(folder, "slow", "wake")
+    assert (result.returncode, result.stdout) == (0, "up\n")
+    assert len(result.stderr.splitlines()) == 2
+    assert "\x1b" not in result.stderr
+
+
+def test_with_json_a_failure_is_json(folder: Path) -> None:
+    for words in (["none", "wake"], ["slow", "verify"]):
+        result = run(folder, *words, "--json")
+        assert result.returncode == 2
+        error = json.loads(result.stdout)["error"]
+        assert error["code"] == "usage"
+        assert result.stderr == f"llmux: {error['message']}\n"
 
 
 def test_output_that_is_held_is_warned_of(folder: Path) -> None:

@@ -116,6 +116,36 @@ def test_it_asks_on_a_terminal(tmp_path: Path) -> None:
     assert Config.from_file(tmp_path / "config.yaml").models["llama"].wake == "./hooks/systemd.sh wake llama.service"
 
 
+def test_an_answer_that_cannot_be_used_is_asked_for_again(tmp_path: Path) -> None:
+    """Where it was given, and what was said before it stands."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*LLMUX, "init", "--recipe", "kubectl"],
+        cwd=tmp_path, env=clean() | {"TERM": "dumb"}, stdin=slave, stdout=slave, stderr=slave,
+    )  # fmt: skip
+    os.close(slave)
+    answers = ["first", "one app=one", "http://gpu01:8000", "first", "second", "it's app=x", "two", "two app=two"]
+    answers += ["gpu02:8000", "http://gpu02:8000", ""]
+    os.write(master, "".join(f"{answer}\n" for answer in answers).encode())
+    try:
+        shown = b""
+        while b"Next:" not in shown:
+            shown += os.read(master, 4096)
+        assert process.wait(DEADLINE) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+    for words in (b"There is one of that name already.", b"second: the shell cannot make sense", b"models.second.url"):
+        assert words in shown
+    assert b"second: give the deployment's name" in shown
+    models = Config.from_file(tmp_path / "config.yaml").models
+    assert {name: model.wake.rpartition(" wake ")[2] for name, model in models.items()} == {
+        "first": "one app=one", "second": "two app=two",
+    }  # fmt: skip
+    assert str(models["second"].url) == "http://gpu02:8000"
+
+
 def test_the_list_has_every_recipe(tmp_path: Path) -> None:
     listed = init(tmp_path, "--list")
     assert all(name in listed for name in RECIPES)

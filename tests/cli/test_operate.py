@@ -19,9 +19,11 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+import typer
 
+from llmux.cli.commands import app
 from llmux.cli.connection import DEFAULT_URL, CallError, Server, find
-from llmux.cli.options import model_names
+from llmux.cli.options import model_names, request_ids
 from llmux.cli.progress import describe
 from llmux.cli.tables import console, duration, frequency, size, status
 from tests.cli.conftest import CONFIG, Box, clean, lay_out, until
@@ -74,6 +76,43 @@ def test_a_lost_model_is_told_of_and_looked_at(box: Box) -> None:
     assert state_of(box, "stuck") == "asleep"
 
 
+def test_a_model_that_could_not_be_put_to_sleep_says_so(tmp_path: Path) -> None:
+    """Its alive hook says yes, so it is awake; that is not all that there is to say of it."""
+    config = CONFIG.replace('sleep: "test -e free", alive: "false"', 'sleep: "exit 7", alive: "test -e woken"')
+    config = config.replace('stuck: {port: 1, wake: "true"', 'stuck: {port: 1, wake: "touch woken"')
+    with serving("-c", str(lay_out(tmp_path, config))) as server:
+        box = Box(tmp_path, server)
+        assert box.run("switch", "stuck").returncode == 0
+        assert "could not be put to sleep" not in box.run("status").stdout
+        assert box.run("sleep", "stuck").returncode == 1
+        shown = box.run("status").stdout
+        assert re.search(r"stuck +awake ", shown)
+        assert "stuck could not be put to sleep: sleep hook of stuck failed: exit code 7\n" in shown
+        assert "  its alive hook says yes, so it stays; it is " in shown
+
+
+def test_free_asks_nobody_who_is_not_there(box: Box) -> None:
+    """What is piped into it is no answer: it might be meant for anybody."""
+    assert box.run("switch", "stuck").returncode == 0
+    assert box.run("sleep", "stuck").returncode == 1
+    for words in (["free", "stuck"], ["free", "stuck", "--json"]):
+        run = subprocess.run(
+            [*LLMUX, *words],
+            env=clean() | box.environment,
+            check=False,
+            input="n\n",
+            text=True,
+            capture_output=True,
+            timeout=DEADLINE,
+        )
+        assert run.returncode == 2
+        assert "then give --yes" in run.stderr
+        assert ("--json" in words) == bool(run.stdout)
+    assert state_of(box, "stuck") == "lost"
+    assert box.run("free", "stuck", "--yes").returncode == 0
+    assert state_of(box, "stuck") == "asleep"
+
+
 def test_free_takes_an_operators_word(tmp_path: Path) -> None:
     config = lay_out(tmp_path, CONFIG.replace('alive: "false"', 'alive: "true"', 1))
     with serving("-c", str(config)) as server:
@@ -108,6 +147,27 @@ def test_a_refusal_is_the_servers_own_words(box: Box) -> None:
         "llmux: Model not found: none\nThere are: good, org/other, bad, slow, stuck\n",
     )
     assert box.run("cancel", "99").stderr == "llmux: no request 99 waits or is served\n"
+
+
+def test_with_json_a_failure_is_json(box: Box) -> None:
+    def failed(status: int, *words: str, **environment: str) -> tuple[str, str]:
+        run = box.run(*words, "--json", **environment)
+        assert run.returncode == status
+        error = json.loads(run.stdout)["error"]
+        assert run.stderr == f"llmux: {error['message']}\n", "and for people it is said as ever"
+        return error["code"], error["message"]
+
+    code, message = failed(1, "switch", "bad")
+    assert code == "hook_failed"
+    assert "exit code 3" in message
+    assert failed(1, "sleep", "none")[0] == "model_not_found"
+    assert failed(1, "logs", "none")[0] == "model_not_found"
+    assert failed(1, "cancel", "99")[0] == "request_not_found"
+    for words in (["status"], ["status", "--watch"], ["models"], ["requests"], ["release"]):
+        assert failed(1, *words, LLMUX_URL="http://127.0.0.1:1")[0] == "unreachable"
+    assert failed(2, "status", "--url", "nowhere")[0] == "usage"
+    (box.folder / "served.yaml").write_text(CONFIG.replace("wake:", "woke:", 1))
+    assert failed(1, "reload")[0] == "reload_refused"
 
 
 def test_what_takes_long_is_shown(box: Box) -> None:
@@ -155,11 +215,16 @@ def test_a_request_that_waits_is_listed_and_cancelled(box: Box) -> None:
     def ask() -> None:
         answers.append(httpx.post(f"{box.server.url}/v1/completions", json={"model": "slow"}, timeout=DEADLINE))
 
+    assert box.run("requests").stdout == "no requests\n"
+    assert box.run("requests", "--json").stdout == "[]\n"
     asking = threading.Thread(target=ask)
     asking.start()
     until(lambda: bool(json.loads(box.run("requests", "--json").stdout)), "the request waits")
-    (row,) = [line.split() for line in box.run("requests").stdout.splitlines()[1:]]
+    heading, line = box.run("requests").stdout.splitlines()
+    assert heading.split() == ["ID", "MODEL", "STATE", "AGE", "EVENTS", "CLIENT", "PATH"]
+    row = line.split()
     assert row[1:3] == ["slow", "waits"]
+    assert row[4:] == ["-", "127.0.0.1", "/v1/completions"]
     assert box.run("cancel", row[0]).stdout == f"request {row[0]} was ended\n"
     asking.join(DEADLINE)
     assert answers[0].json()["error"]["code"] == "request_cancelled"
@@ -430,10 +495,20 @@ def test_logs_go_on_with_what_happens(box: Box) -> None:
 
 
 def test_models_complete(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = typer.main.get_command(app)
+
+    def typed(**options: object) -> typer.Context:
+        context = typer.Context(command)
+        context.params = options
+        return context
+
     monkeypatch.setenv("LLMUX_URL", box.server.url)
-    assert model_names("s") == ["slow", "stuck"]
+    assert model_names(typed(), "s") == ["slow", "stuck"]
+    assert model_names(typed(), "g") == ["good", "gpt"], "aliases, too"
+    assert request_ids(typed(), "") == []
     monkeypatch.setenv("LLMUX_URL", "http://127.0.0.1:1")
-    assert model_names("s") == [], "nobody there is no reason to complain while somebody types"
+    assert model_names(typed(), "s") == [], "nobody there is no reason to complain while somebody types"
+    assert model_names(typed(url=box.server.url), "s") == ["slow", "stuck"], "an option comes before the environment"
 
 
 @pytest.mark.parametrize(
@@ -479,7 +554,7 @@ def test_what_an_order_waits_for() -> None:
 def test_what_is_said_of_models_stands_together() -> None:
     plain: dict[str, object] = {"waiting": 0, "oldest_waiter_secs": None, "in_flight": 0, "state": "asleep"}
     plain |= {"wake_secs": None, "sleep_secs": None, "devices": []}
-    plain |= {"pinned": False, "drained": False, "pinned_against": [], "lost": None}
+    plain |= {"pinned": False, "drained": False, "pinned_against": [], "lost": None, "kept": None}
     lost = {"error": "exit code 1", "since_secs": 3.0, "next_look_secs": 7.0}
     state: dict[str, object] = {"ready": True, "reasons": [], "version": "3", "now": 10.0, "started": 0.0}
     state |= {"policy": "fifo", "devices": [], "released": None, "switches": []}

@@ -531,6 +531,22 @@ def test_no_models_at_all(tmp_path: Path) -> None:
     assert config.warnings == ["models is empty: whatever is asked for is not found"]
 
 
+@pytest.mark.parametrize(
+    ("policy", "priority", "warned"),
+    [
+        ("{}", "2", True),
+        ("{name: fifo}", "-1", True),
+        ("{name: fifo}", "0", False),
+        ("{name: priority}", "2", False),
+        ("{name: some_package.policies:Own}", "2", False),
+    ],
+)
+def test_a_priority_that_nobody_goes_by_is_warned_of(tmp_path: Path, policy: str, priority: str, warned: bool) -> None:
+    model = f"{{port: 1, wake: x, sleep: x, alive: x, priority: {priority}}}"
+    warnings = Config.from_file(write(tmp_path, f"models: {{a: {model}}}\npolicy: {policy}\n")).warnings
+    assert [warning.partition(" does nothing")[0] for warning in warnings] == ["`priority` of a"] * warned
+
+
 # --- readers against the libraries -----------------------------------------------------------------------------------
 
 DATA = st.recursive(

@@ -154,6 +154,28 @@ async def test_cancelling_requests(client: httpx.AsyncClient) -> None:
     assert told["error"]["code"] == "request_cancelled"
 
 
+async def test_requests_can_be_told_apart(client: httpx.AsyncClient) -> None:
+    await post(client, "/models/good/drain")  # so that they wait
+    asked = [
+        asyncio.create_task(client.post(path, json={"model": "good", **more}, headers=headers))
+        for path, more, headers in (
+            ("/v1/chat/completions", {"messages": [], "stream": True, "max_tokens": 1}, {}),
+            ("/v1/embeddings", {"input": "x"}, {"x-llmux-priority": "flex"}),
+            ("/v1/completions", {"prompt": "x", "service_tier": "priority", "max_tokens": 1}, {}),
+        )
+    ]
+    await until_waiting(client, 3)
+    seen = {one["path"]: one for one in (await get(client, "/requests"))["requests"]}
+    assert {path: (one["stream"], one["level"]) for path, one in seen.items()} == {
+        "/v1/chat/completions": (True, "default"),
+        "/v1/embeddings": (False, "flex"),
+        "/v1/completions": (False, "priority"),
+    }
+    assert all((one["client"], one["key"], one["events"]) == ("127.0.0.1", None, 0) for one in seen.values())
+    await post(client, "/models/good/undrain")
+    assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200, 200, 200]
+
+
 async def until_cut(lines: AsyncIterator[str]) -> list[str]:
     """What comes until the connection is cut; fails if it ends cleanly."""
     came = []

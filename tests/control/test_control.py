@@ -176,7 +176,9 @@ async def test_ready_shows_how_the_scheduler_is_doing(client: httpx.AsyncClient)
     assert answer["reasons"] == []
     assert answer["oldest_waiter_secs"] == 1.5
     assert answer["last_event_secs"] == 0.25
-    assert answer["devices"][0] == {"name": "gpu0", "capacity": 24, "used": 10, "lost": False, "lost_models": []}
+    assert answer["devices"][0] == {
+        "name": "gpu0", "capacity": 24, "used": 10, "lost": False, "lost_models": [], "promised": 0, "promised_to": [],
+    }  # fmt: skip
     assert answer["models"][1]["name"] == "org/big:q4"
     assert answer["models"][1]["state"] == "asleep"
     assert answer["models"][1]["waiting"] == 3

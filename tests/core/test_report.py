@@ -5,6 +5,13 @@ from llmux.messages import Hook, ModelState, Outcome
 from tests.core.harness import GIB, Play, three_on_two_gpus, two
 
 
+def _served(play: Play, model: str) -> int:
+    """A request that has woken the model."""
+    request = play.arrive(model)
+    play.wake(model)
+    return request
+
+
 def test_waiting_in_flight_and_ages() -> None:
     play = Play(two())
     play.arrive("a")
@@ -21,12 +28,49 @@ def test_waiting_in_flight_and_ages() -> None:
     assert seen.ready
 
 
-def test_devices_show_what_is_promised() -> None:
+def test_devices_show_what_is_held() -> None:
     play = Play(three_on_two_gpus())
     play.arrive("left")
     seen = {device.name: device for device in snapshot(play.core, play.now).devices}
     assert (seen["gpu0"].used, seen["gpu0"].capacity) == (16 * GIB, 24 * GIB)
     assert seen["gpu1"].used == 0
+
+
+def test_what_is_held_and_what_is_promised_are_told_apart() -> None:
+    """While a victim sleeps, its memory is held, and promised to whoever comes after it; that is no double booking."""
+    play = Play(two())
+    play.finish(_served(play, "a"))
+    play.arrive("b")
+    (device,) = snapshot(play.core, play.now).devices
+    assert (device.used, device.promised, device.promised_to) == (1, 1, ("b",))
+    play.sleep("a")
+    (device,) = snapshot(play.core, play.now).devices
+    assert (device.used, device.promised, device.promised_to) == (1, 0, ()), "it is being woken, and holds it"
+    play.wake("b")
+    (device,) = snapshot(play.core, play.now).devices
+    assert (device.used, device.promised) == (1, 0)
+
+
+def test_a_model_that_could_not_be_put_to_sleep_says_so() -> None:
+    play = Play(two(sleep_retry_delays=()))
+    play.finish(_served(play, "a"))
+    assert snapshot(play.core, play.now).models[0].kept is None
+    play.arrive("b")
+    play.end(play.run(Hook.SLEEP, "a"), Outcome.FAILED, code=7)
+    assert snapshot(play.core, play.now).models[0].kept is None, "it is not known yet what is to become of it"
+    play.end(play.run(Hook.ALIVE, "a"))
+    a = snapshot(play.core, play.now).models[0]
+    assert (a.state, a.lost) == (ModelState.AWAKE, None)
+    assert a.kept is not None
+    assert "sleep hook of a" in a.kept.error
+    assert a.kept.next_try_secs is not None
+    play.advance(a.kept.next_try_secs)
+    a = snapshot(play.core, play.now).models[0]
+    assert a.kept is not None
+    assert a.kept.next_try_secs is None, "as soon as it has to make room"
+    play.arrive("b")
+    play.end(play.run(Hook.SLEEP, "a"))
+    assert snapshot(play.core, play.now).models[0].kept is None
 
 
 def test_a_lost_model_makes_its_device_lost() -> None:

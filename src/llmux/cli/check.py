@@ -260,6 +260,7 @@ def _print(file: Path, config: Config, findings: _Findings) -> None:
     from rich.text import Text
 
     from llmux.cli import tables
+    from llmux.cli.grid import Column, Grid
     from llmux.hooks.output import printable
 
     out = tables.console()
@@ -270,7 +271,8 @@ def _print(file: Path, config: Config, findings: _Findings) -> None:
     for path, problem in findings.problems:
         out.print(Text(f"problem: {printable(f'{path}: {problem}')}", style="red"))
     out.print()
-    table = tables.grid("MODEL", "BACKEND", *(("ALIVE", "TOOK") if findings.alive else ()), right=("TOOK",))
+    alive = (Column("ALIVE"), Column("TOOK", right=True, keep=1)) if findings.alive else ()
+    table = Grid([Column("MODEL", least=24), Column("BACKEND", least=21), *alive])
     for name, model in config.models.items():
         row = [tables.text(name), tables.text(model.url or f"http://127.0.0.1:{model.port}")]
         if findings.alive:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,21 @@ class Which(enum.StrEnum):
     VERIFY = "verify"
 
 
+def _names_in_file(context: typer.Context, incomplete: str) -> list[str]:
+    """For completion in a shell: the names and aliases of the configuration file, as far as it can be read. Not checked
+    any further: that is for whoever presses Enter, and takes longer."""
+    import yaml
+
+    names: list[Any] = []
+    try:
+        models = yaml.safe_load(Path(context.params.get("config") or DEFAULT_CONFIG).read_bytes())["models"]
+        for name, model in models.items():
+            names += [name, *model.get("aliases", ())]
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        pass
+    return [name for name in map(str, names) if name.startswith(incomplete)]
+
+
 @app.callback()
 def hook() -> None:
     """Try hooks out."""
@@ -35,7 +50,12 @@ def hook() -> None:
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Its name, or an alias.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Its name, or an alias.", autocompletion=_names_in_file, show_default=False
+        ),
+    ],
     which: Annotated[Which, typer.Argument(metavar="wake|sleep|alive|verify", show_default=False)],
     config: ConfigOption = DEFAULT_CONFIG,
     devices: Annotated[
@@ -62,19 +82,19 @@ def run(
     try:
         loaded = Config.from_file(config)
     except ConfigError as error:
-        fail(str(error), USAGE)
+        fail(str(error), USAGE, as_json=as_json)
     name = loaded.names().get(model)
     if name is None:
-        fail(printable(f"{config} has no model {model!r}; it has {', '.join(loaded.models)}"), USAGE)
+        fail(printable(f"{config} has no model {model!r}; it has {', '.join(loaded.models)}"), USAGE, as_json=as_json)
     script = loaded.models[name].script(Hook(which.value))
     if script is None:
-        fail(printable(f"{name} has no {which.value} hook in {config}"), USAGE)
+        fail(printable(f"{name} has no {which.value} hook in {config}"), USAGE, as_json=as_json)
     if which in (Which.WAKE, Which.SLEEP) and not anyway:
-        _refuse_if_served(name, which, config)
+        _refuse_if_served(name, which, config, as_json=as_json)
     raise typer.Exit(_try(loaded, name, Hook(which.value), devices, as_json=as_json))
 
 
-def _refuse_if_served(model: str, which: Which, file: Path) -> None:
+def _refuse_if_served(model: str, which: Which, file: Path, *, as_json: bool) -> None:
     """A server must know who holds memory; a wake or sleep behind its back is how two models end up on one GPU."""
     from llmux.cli.connection import CallError, RefusedError, Server, UsageError, environment_key, find
 
@@ -90,7 +110,9 @@ def _refuse_if_served(model: str, which: Which, file: Path) -> None:
         order = "switch" if which is Which.WAKE else "sleep"
         fail(
             f"an llmux serves {model} at {place.url} and would not know of it: use `llmux {order} {model}`, "
-            "or give --anyway"
+            "or give --anyway",
+            code="served",
+            as_json=as_json,
         )
 
 
@@ -99,6 +121,7 @@ def _try(config: Config, model: str, hook: Hook, devices: str | None, *, as_json
 
     import uvloop
 
+    from llmux.cli.progress import HookShow
     from llmux.cli.trial import Trial, devices_of, on_interrupt
     from llmux.messages import Outcome
 
@@ -108,10 +131,12 @@ def _try(config: Config, model: str, hook: Hook, devices: str | None, *, as_json
     typer.echo(f"{model} {hook.value}: in {config.hook_cwd(model, hook) or '.'}, {limit}", err=True)
 
     async def main() -> tuple[HookResult, bool]:
-        trial = Trial(config, lambda _, __, line: typer.echo(line, err=as_json))
+        show = HookShow(f"{model} {hook.value}", deadline, to_stderr=as_json)
+        trial = Trial(config, lambda _, __, line: show.line(line))
         on_interrupt(trial.cancel, trial.kill)
-        result = await trial.run(model, hook, chosen)
-        return result, await trial.close()
+        with show:
+            result = await trial.run(model, hook, chosen)
+            return result, await trial.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result, held = runner.run(main())

@@ -6,7 +6,8 @@ Asks where it is not told and somebody is there to answer. Never writes over a f
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,12 +24,25 @@ HEADER = """\
 """
 
 
+def _recipe_names(incomplete: str) -> list[tuple[str, str]]:
+    """For completion in a shell."""
+    from llmux.cli.setup import RECIPES
+
+    return [(name, recipe.title) for name, recipe in RECIPES.items() if name.startswith(incomplete)]
+
+
 def init(
     file: Annotated[
         Path, typer.Argument(metavar="[FILE]", help="The configuration to write.", show_default=True)
     ] = DEFAULT_CONFIG,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="RECIPE", help="How the models are run; --list lists them.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="RECIPE",
+            help="How the models are run; --list lists them.",
+            autocompletion=_recipe_names,
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -138,16 +152,44 @@ def _ask_models(recipe: Recipe) -> list[Wanted]:
         fail(f"say which models: --model NAME=WHAT, where WHAT is {recipe.what}, such as {recipe.example!r}", USAGE)
     found: dict[str, Wanted] = {}
     typer.echo(f"For each model: the name that clients use, and {recipe.what} (such as: {recipe.example}).")
+    somewhere = "http://127.0.0.1:1" if recipe.by_url else None
     while True:
         ends = " (empty: that was all)" if found else ""
         name = typer.prompt(f"Name{ends}", default="", show_default=False).strip()
         if not name and found:
             return list(found.values())
-        if not name or name in found:
+        fault = "It needs one." if not name else "There is one of that name already." if name in found else ""
+        fault = fault or _fault(recipe, [*found.values(), Wanted(name, recipe.example, somewhere)])
+        if fault:
+            typer.echo(fault)
             continue
-        what = typer.prompt("  What").strip()
-        backend = typer.prompt("  Where it listens, such as http://gpu01:8000").strip() if recipe.by_url else None
-        found[name] = Wanted(name, what, backend)
+        others = tuple(found.values())
+        model = _ask("  What", recipe, others, partial(Wanted, name, backend=somewhere))
+        if recipe.by_url:
+            model = _ask(
+                "  Where it listens, such as http://gpu01:8000", recipe, others, partial(Wanted, name, model.what)
+            )
+        found[name] = model
+
+
+def _ask(question: str, recipe: Recipe, others: Sequence[Wanted], model: Callable[[str], Wanted]) -> Wanted:
+    """Ask until the answer makes a `model` that can be had beside the `others`."""
+    while True:
+        wanted = model(typer.prompt(question).strip())
+        fault = _fault(recipe, [*others, wanted])
+        if not fault:
+            return wanted
+        typer.echo(fault)
+
+
+def _fault(recipe: Recipe, models: Sequence[Wanted]) -> str:
+    """What is wrong with what was said of the models; empty if nothing is."""
+    from llmux.cli.setup import configuration, unsound
+
+    try:
+        return unsound(configuration(recipe, models))
+    except ValueError as error:
+        return str(error)
 
 
 # --- what is written -------------------------------------------------------------------------------------------------
@@ -159,9 +201,10 @@ def _write(file: Path, made: dict[str, Any], scripts: Sequence[str], *, force: b
 
     import yaml
 
-    from llmux.cli.setup import HOOKS, recipe_file
+    from llmux.cli.setup import HOOKS, recipe_file, unsound
 
-    _must_be_sound(made)
+    if fault := unsound(made):  # nothing is written that llmux or the shell would not take
+        fail(fault, USAGE)
     if file.suffix in (".yaml", ".yml"):
         text = HEADER.format(folder=HOOKS) + yaml.safe_dump(made, sort_keys=False, allow_unicode=True, width=1000)
     else:
@@ -181,25 +224,6 @@ def _write(file: Path, made: dict[str, Any], scripts: Sequence[str], *, force: b
             typer.echo(f"wrote {path}")
     except OSError as error:
         fail(f"cannot write {error.filename}: {error.strerror}", REFUSED)
-
-
-def _must_be_sound(made: dict[str, Any]) -> None:
-    """Nothing is written that llmux would not take, or whose hooks the shell would not."""
-    from pydantic import ValidationError
-
-    from llmux.cli.trial import syntax_fault
-    from llmux.config import Config
-    from llmux.config.faults import message_of
-
-    try:
-        Config.model_validate(made)
-    except ValidationError as error:
-        faults = "\n".join(f"  {'.'.join(map(str, one['loc']))}: {message_of(one)}" for one in error.errors())
-        fail(f"that would be no configuration that llmux takes:\n{faults}", USAGE)
-    for name, model in made["models"].items():
-        fault = syntax_fault(model["wake"])
-        if fault:
-            fail(f"{name}: the shell cannot make sense of what you say of it: {fault}", USAGE)
 
 
 def _next(file: Path, models: list[str], notes: Sequence[str]) -> None:

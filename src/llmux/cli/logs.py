@@ -30,7 +30,7 @@ def logs(
     config: WhichConfigOption = None,
 ) -> None:
     """Show the hooks' runs with what they printed, the newest last."""
-    with server(url, admin_key, config) as llmux:
+    with server(url, admin_key, config, as_json=as_json) as llmux:
         from llmux.cli.connection import RefusedError
         from llmux.cli.operate import meant
         from llmux.cli.watch import show_logs
@@ -39,4 +39,4 @@ def logs(
         try:
             show_logs(llmux, model, follow=follow, last=last, as_json=as_json)
         except RefusedError as error:
-            fail(printable(f"{error}{meant(llmux, model or '', error)}"))
+            fail(printable(f"{error}{meant(llmux, model or '', error)}"), code=error.code, as_json=as_json)

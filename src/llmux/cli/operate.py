@@ -6,17 +6,19 @@ Exit status: 0 for done, 1 for refused (the message is llmux's own) or not reach
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmux.cli.options import (
     INTERRUPTED,
+    USAGE,
     Call,
     ModelArgument,
-    fail,
     for_running,
     print_json,
+    request_ids,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ def models(call: Call) -> None:
 
 @for_running
 def requests(call: Call) -> None:
-    """List the requests that wait or are served, with the ids that `llmux cancel` wants."""
+    """List the requests that wait or are served: how far they are, whose they are, and the ids that `llmux cancel`
+    wants."""
     from llmux.cli import tables
 
     with call.server() as llmux:
@@ -69,11 +72,10 @@ def requests(call: Call) -> None:
         if call.as_json:
             print_json(found)
             return
-        table = tables.grid("ID", "MODEL", "STATE", "AGE", right=("ID", "AGE"))
-        for one in found:
-            state = "served" if one["granted"] else "waits"
-            table.add_row(str(one["id"]), tables.text(one["model"]), state, tables.duration(one["age_secs"]))
-        tables.console().print(table)
+        if found:
+            tables.console().print(tables.requests(found))
+        else:
+            typer.echo("no requests")
 
 
 @for_running
@@ -95,7 +97,13 @@ def free(
     yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask.")] = False,
 ) -> None:
     """Give your word that a lost or unconfirmed model holds no memory: others may be woken there at once."""
-    if not yes and sys.stdin.isatty():
+    if not yes:
+        if not sys.stdin.isatty():
+            call.fail(
+                f"others would be woken where {model} may be, and nobody is there to be asked: make sure that it holds "
+                "no memory, then give --yes",
+                USAGE,
+            )
         typer.confirm(f"Are you sure that {model} holds no memory? Others will be woken there.", abort=True, err=True)
     order_about(call, model, "free", "counts as asleep")
 
@@ -109,7 +117,12 @@ def look(call: Call, model: ModelArgument) -> None:
 @for_running
 def cancel(
     call: Call,
-    request_id: Annotated[int, typer.Argument(metavar="ID", min=0, help="As `llmux requests` has it.")],
+    request_id: Annotated[
+        int,
+        typer.Argument(
+            metavar="ID", min=0, help="As `llmux requests` has it.", autocompletion=request_ids, show_default=False
+        ),
+    ],
 ) -> None:
     """End a request: one that waits is refused, one that is served is cut off."""
     with call.server() as llmux:
@@ -126,13 +139,15 @@ def reload(call: Call) -> None:
     with call.server() as llmux:
         try:
             answer = interruptible(
-                lambda: with_progress(llmux, None, "reading the configuration again", lambda: llmux.post("/reload"))
+                call,
+                lambda: with_progress(llmux, None, "reading the configuration again", lambda: llmux.post("/reload")),
             )
         except RefusedError as error:
             # The server tells all faults of the file in one line, each with the file's name before it.
             message = printable(str(error))
             file = message.partition(": ")[0]
-            fail(message.replace(f"; {file}", f"\n  {file}") + "\nNothing was changed.")
+            told = message.replace(f"; {file}", f"\n  {file}") + "\nNothing was changed."
+            call.fail(told, code=error.code)
         tell(call, answer, "the configuration was read again")
 
 
@@ -150,11 +165,11 @@ def order_about(call: Call, model: str, order: str, done: str) -> None:
     with call.server() as llmux:
         try:
             answer = interruptible(
-                lambda: with_progress(llmux, model, words, lambda: llmux.post(model_path(model, order)))
+                call, lambda: with_progress(llmux, model, words, lambda: llmux.post(model_path(model, order)))
             )
         except RefusedError as error:
             hint = f"\n`llmux logs {model}` shows what its hooks printed." if error.code == "hook_failed" else ""
-            fail(printable(f"{error}{hint}{meant(llmux, model, error)}"))
+            call.fail(printable(f"{error}{hint}{meant(llmux, model, error)}"), code=error.code)
         tell(call, answer, f"{model} {done}{took(answer)}")
 
 
@@ -186,11 +201,12 @@ def meant(llmux: Server, model: str, error: RefusedError) -> str:
     return f"\nThere are: {', '.join(one['name'] for one in found)}" if 0 < len(found) <= 20 else ""
 
 
-def interruptible(order: Any) -> Any:
+def interruptible(call: Call, order: Callable[[], Any]) -> Any:
+    """What `order` gives; Ctrl-C ends the command, and not the order."""
     try:
         return order()
     except KeyboardInterrupt:
-        fail("the order stands, and is carried out all the same; `llmux status` shows how it gets on", INTERRUPTED)
+        call.fail("the order stands, and is carried out all the same; `llmux status` shows how it gets on", INTERRUPTED)
 
 
 def tell(call: Call, answer: Any, words: str) -> None:

@@ -25,18 +25,34 @@ DONE, REFUSED, USAGE = 0, 1, 2
 """Exit statuses: it was done; it could not be; what was asked for makes no sense."""
 
 
-def model_names(incomplete: str) -> list[str]:
-    """For completion in a shell: the names of the models of the llmux that the environment names, if it answers."""
+def model_names(context: typer.Context, incomplete: str) -> list[str]:
+    """For completion in a shell: the names and aliases of the models of the llmux that is meant, if it answers."""
+    models = _answer(context, "/models", "models")
+    names = [name for model in models for name in (model["name"], *model["aliases"])]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def request_ids(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """For completion in a shell: the ids of the requests of the llmux that is meant, each with what it is."""
+    requests = _answer(context, "/requests?limit=100", "requests")
+    ids = [(str(one["id"]), f"{one['model']}, {'served' if one['granted'] else 'waits'}") for one in requests]
+    return [(number, what) for number, what in ids if number.startswith(incomplete)]
+
+
+def _answer(context: typer.Context, path: str, name: str) -> list[Any]:
+    """What the llmux has that the options before the cursor name; nothing if it does not answer. Nobody who is typing
+    wants to hear why."""
     import os
 
     from llmux.cli.connection import CallError, Server, UsageError, environment_key, find
 
+    said = context.params
     try:
-        server = Server(find(os.environ.get("LLMUX_URL"), None), environment_key())
-        models = server.get("/models", timeout=1.0)["models"]
-    except (CallError, UsageError):
+        place = find(said.get("url") or os.environ.get("LLMUX_URL"), said.get("config"))
+        found = Server(place, said.get("admin_key") or environment_key()).get(path, timeout=1.0)[name]
+    except (CallError, UsageError, KeyError, TypeError):
         return []
-    return [model["name"] for model in models if model["name"].startswith(incomplete)]
+    return found if isinstance(found, list) else []
 
 
 UrlOption = Annotated[
@@ -79,24 +95,32 @@ ModelArgument = Annotated[
 ]
 
 
-def fail(message: str, status: int = REFUSED) -> NoReturn:
-    """Say on stderr what went wrong, and exit."""
+def fail(message: str, status: int = REFUSED, *, code: str = "", as_json: bool = False) -> NoReturn:
+    """Say on stderr what went wrong, with `as_json` on stdout, too, and exit. `code` is what the server has called it,
+    if it was the server; else the exit status has a name."""
     typer.echo(f"llmux: {message}", err=True)
+    if as_json:
+        import json
+
+        code = code or {USAGE: "usage", INTERRUPTED: "interrupted"}.get(status, "failed")
+        typer.echo(json.dumps({"error": {"message": message, "code": code}}, ensure_ascii=False))
     raise typer.Exit(status)
 
 
 @contextmanager
-def server(url: str | None, key: str | None, config: Path | None) -> Iterator[Server]:
+def server(url: str | None, key: str | None, config: Path | None, *, as_json: bool) -> Iterator[Server]:
     """The llmux that the options name. What goes wrong with it ends the command with a message."""
-    from llmux.cli.connection import CallError, Server, UsageError, find
+    from llmux.cli.connection import CallError, RefusedError, Server, UsageError, find
     from llmux.hooks.output import printable
 
     try:
         yield Server(find(url, config), key or None)
     except UsageError as error:
-        fail(printable(str(error)), USAGE)
+        fail(printable(str(error)), USAGE, as_json=as_json)
+    except RefusedError as error:
+        fail(printable(str(error)), code=error.code, as_json=as_json)
     except CallError as error:
-        fail(printable(str(error)))
+        fail(printable(str(error)), code="unreachable", as_json=as_json)
     except BrokenPipeError:
         fail("nobody reads the output any more")
 
@@ -112,7 +136,11 @@ class Call:
 
     def server(self) -> AbstractContextManager[Server]:
         """See `server`."""
-        return server(self.url, self.admin_key, self.config)
+        return server(self.url, self.admin_key, self.config, as_json=self.as_json)
+
+    def fail(self, message: str, status: int = REFUSED, *, code: str = "") -> NoReturn:
+        """See `fail`."""
+        fail(message, status, code=code, as_json=self.as_json)
 
 
 _CALL = tuple(

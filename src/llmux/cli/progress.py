@@ -1,4 +1,5 @@
-"""Something for the eyes while an order is carried out: what llmux is waiting for, from its event stream.
+"""Something for the eyes while an order is carried out: what llmux is waiting for, from its event stream; or while a
+hook runs that is being tried.
 
 On a terminal one line that changes, elsewhere a line for each thing that it waits for; all of it on stderr, and nothing
 in the first second.
@@ -6,12 +7,18 @@ in the first second.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+
+import typer
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
 
 from llmux.cli.connection import CallError, Server
 from llmux.cli.tables import console, duration
@@ -110,6 +117,53 @@ class Watcher:
             self.output = printable(f"{data['model']} {data['hook']}: {data['line']}")[:200]
         elif name == "hook":
             self.output = ""
+
+
+class HookShow:
+    """While it is entered, shows what a hook prints as it comes and, on a terminal, once it has taken a while, for how
+    long it has run and how long it may; to be used on a running loop.
+
+    Args:
+        what: whose hook, and which.
+        deadline: after how many seconds it is ended; None for never.
+        to_stderr: what it prints goes there; else to stdout.
+    """
+
+    def __init__(self, what: str, deadline: float | None, *, to_stderr: bool) -> None:
+        self._what = printable(what)
+        self._limit = "" if deadline is None else f" of {duration(deadline)}"
+        self._to_stderr = to_stderr
+        self._out = console(sys.stderr)
+        self._live: Live | None = None
+        self._began = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        if self._out.is_terminal:
+            self._timer = asyncio.get_running_loop().call_later(QUIET_SECS, self._begin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def line(self, line: str) -> None:
+        """The hook has printed this."""
+        if self._live is not None and (self._to_stderr or sys.stdout.isatty()):
+            self._out.print(Text(line), soft_wrap=True)  # above what is shown live, which writes to the same terminal
+        else:
+            typer.echo(line, err=self._to_stderr)
+
+    def __rich__(self) -> Text:
+        return Text(f"{self._what}: {duration(time.monotonic() - self._began)}{self._limit}")
+
+    def _begin(self) -> None:
+        self._live = Live(Spinner("dots", text=self), console=self._out, transient=True, redirect_stdout=False)
+        self._live.start()
 
 
 def describe(state: dict[str, Any], name: str | None) -> str:

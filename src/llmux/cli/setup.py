@@ -184,6 +184,26 @@ def configuration(recipe: Recipe, models: Sequence[Wanted]) -> dict[str, Any]:
     return {"models": made, "port": 3000}
 
 
+def unsound(made: dict[str, Any]) -> str:
+    """What llmux, or the shell that runs the hooks, would not take of a configuration; empty if nothing."""
+    from pydantic import ValidationError
+
+    from llmux.cli.trial import syntax_fault
+    from llmux.config import Config
+    from llmux.config.faults import message_of
+
+    try:
+        Config.model_validate(made)
+    except ValidationError as error:
+        faults = "\n".join(f"  {'.'.join(map(str, one['loc']))}: {message_of(one)}" for one in error.errors())
+        return f"that would be no configuration that llmux takes:\n{faults}"
+    for name, model in made["models"].items():
+        for hook in ("wake", "sleep", "alive"):
+            if fault := syntax_fault(model[hook]):
+                return f"{name}: the shell cannot make sense of what you say of it: {fault}"
+    return ""
+
+
 def _model(recipe: Recipe, model: Wanted, words: list[str], index: int) -> dict[str, Any]:
     name = " ".join(words[: recipe.names])
     script = f"./{HOOKS}/{recipe.script}.sh"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llmux.cli.operate import interruptible, order_about, tell, took
-from llmux.cli.options import Call, ModelArgument, fail, for_running
+from llmux.cli.options import Call, ModelArgument, for_running
 
 
 @for_running
@@ -26,17 +26,19 @@ def release(
     with call.server() as llmux:
         try:
             answer = interruptible(
+                call,
                 lambda: with_progress(
                     llmux,
                     None,
                     "putting everything to sleep",
                     lambda: llmux.post(f"/release?refuse={str(refuse).lower()}"),
                     describe_release,
-                )
+                ),
             )
         except RefusedError as error:
             stands = "\nllmux is released all the same, and wakes nothing until `llmux resume`."
-            fail(printable(str(error)) + (stands if error.code in ("hook_failed", "device_lost") else ""))
+            told = printable(str(error)) + (stands if error.code in ("hook_failed", "device_lost") else "")
+            call.fail(told, code=error.code)
         fate = "refused" if refuse else "held"
         tell(call, answer, f"everything is asleep{took(answer)}; requests are {fate} until `llmux resume`")
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -100,9 +100,9 @@ def _follow(server: Server, show: Callable[[RenderableType], None]) -> None:
         if trouble:
             age = tables.duration(time.monotonic() - told)
             note = Text(f"{printable(trouble)}. Trying again; this is from {age} ago:", style="bold red")
-            show(Group(note, tables.status(state, server.url)))
+            show(tables.status(state, server.url, fitting=True, note=note))
         elif state:
-            show(tables.status(state, server.url, later=time.monotonic() - told))
+            show(tables.status(state, server.url, later=time.monotonic() - told, fitting=True))
 
 
 # --- logs -------------------------------------------------------------------------------------------------------------

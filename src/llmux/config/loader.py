@@ -20,6 +20,7 @@ from llmux.config.config import FAULT, Config
 from llmux.config.faults import message_of, place_of
 from llmux.config.fields import Aliases, Devices, Needs
 from llmux.config.json_reader import read_json
+from llmux.config.policy import BUILT_IN_POLICIES, PRIORITY_POLICY
 from llmux.config.scripts import hook_folders
 from llmux.config.tree import Location, Node, UnreadableError, dotted
 from llmux.errors import ConfigError
@@ -32,6 +33,7 @@ _ALIASES: TypeAdapter[list[str]] = TypeAdapter(Aliases, config=_LATER)
 _NEEDS: TypeAdapter[dict[str, int] | int | None] = TypeAdapter(Needs | None, config=_LATER)
 _DEVICES: TypeAdapter[dict[str, int] | None] = TypeAdapter(Devices | None, config=_LATER)
 _MAPPINGS = ("dict_type", "model_type")
+_NAMED = 5  # so many models are named in a warning about several
 _HOOKS = tuple(hook.value for hook in SCRIPTS)
 _T = TypeVar("_T")
 
@@ -166,6 +168,7 @@ def _placed(config: Config, path: Path, root: Node, warnings: list[str]) -> Conf
     base = path.parent
     folders, more = hook_folders(config, base, Path.cwd())
     warnings = [*warnings, *more]
+    warnings += _idle_priorities(config)
     if not config.models:
         warnings.append("models is empty: whatever is asked for is not found")
     config._path = path
@@ -174,3 +177,16 @@ def _placed(config: Config, path: Path, root: Node, warnings: list[str]) -> Conf
     config._hook_dirs = folders
     config._warnings = tuple(warnings)
     return config
+
+
+def _idle_priorities(config: Config) -> list[str]:
+    """What is to be said of priorities that nobody goes by. What a third party's policy goes by is not known."""
+    policy = config.policy.name
+    given = [name for name, model in config.models.items() if model.priority]
+    if not given or policy == PRIORITY_POLICY or policy not in BUILT_IN_POLICIES:
+        return []
+    more = f" and {len(given) - _NAMED} more" if len(given) > _NAMED else ""
+    return [
+        f"`priority` of {', '.join(given[:_NAMED])}{more} does nothing: the policy {policy} does not go by it, "
+        f"only `policy: {{name: {PRIORITY_POLICY}}}` does"
+    ]

@@ -20,6 +20,8 @@ BUILT_IN_POLICIES = {
     "round-robin": ("max_wait_secs", "quantum"),
 }
 DEFAULT_POLICY = "break-even"
+PRIORITY_POLICY = "priority"
+"""The only built-in policy that goes by the `priority` of models."""
 _BUILT_IN_OPTIONS = frozenset(option for options in BUILT_IN_POLICIES.values() for option in options)
 POLICY_GROUP = "llmux.policies"
 _POLICY_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")

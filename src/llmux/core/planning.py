@@ -185,17 +185,17 @@ class Planner:
     # --- what the core asks besides -----------------------------------------------------------------------------
 
     def claims(self, besides: Model | None = None) -> list[Placement]:
-        """What is held or reserved, by anyone but `besides`. O(models that hold memory)."""
-        ledger = self._ledger
-        held = [m.placement for m in ledger.holding.values() if m is not besides and m.placement is not None]
-        reserved = [
-            switch.placement
-            for switch in ledger.switches.values()
-            if switch.target is not None
-            and switch.target is not besides
-            and switch.target.placement is not switch.placement  # else it is among those held
+        """What is held or promised, by or to anyone but `besides`. O(models that hold memory)."""
+        held = [m.placement for m in self._ledger.holding.values() if m is not besides and m.placement is not None]
+        return held + [placement for target, placement in self.promises() if target is not besides]
+
+    def promises(self) -> list[tuple[Model, Placement]]:
+        """The targets of switches that do not hold yet what they will be woken on."""
+        return [
+            (switch.target, switch.placement)
+            for switch in self._ledger.switches.values()
+            if switch.target is not None and switch.target.placement is not switch.placement
         ]
-        return held + reserved
 
     def placement(self, plan: Plan) -> Placement | None:
         """The placement that a plan names by its devices; None if its model has no such one."""

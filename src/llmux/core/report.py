@@ -8,6 +8,7 @@ from llmux.messages import Event, ModelState, OperatorDrain, OperatorPin, Operat
 from llmux.snapshot import (
     OVERDUE_SECS,
     DeviceSnapshot,
+    KeptSnapshot,
     LostSnapshot,
     ModelSnapshot,
     Pin,
@@ -30,10 +31,16 @@ def snapshot(core: Core, now: float) -> Snapshot:
             for device in model.placement:
                 lost.setdefault(device, []).append(model.name)
     used = dict.fromkeys(core.settings.devices, 0)
+    promised = dict.fromkeys(core.settings.devices, 0)
+    promised_to: dict[str, list[str]] = {}
     if not core.probing:
-        for claim in core.planner.claims():
-            for device, amount in claim.items():
+        for model in ledger.holding.values():
+            for device, amount in (model.placement or {}).items():
                 used[device] += amount
+        for target, placement in core.planner.promises():
+            for device, amount in placement.items():
+                promised[device] += amount
+                promised_to.setdefault(device, []).append(target.name)
     pending = (
         bool(ledger.switches)
         or any(run.purpose is not Purpose.CHECK for run in ledger.runs.values())
@@ -48,6 +55,8 @@ def snapshot(core: Core, now: float) -> Snapshot:
                 used=used[name],
                 lost=name in lost,
                 lost_models=tuple(lost.get(name, ())),
+                promised=promised[name],
+                promised_to=tuple(promised_to.get(name, ())),
             )
             for name, capacity in core.settings.devices.items()
         ),
@@ -119,6 +128,13 @@ def _lost(ledger: Ledger, model: Model, now: float) -> LostSnapshot | None:
     )
 
 
+def _kept(model: Model, now: float) -> KeptSnapshot | None:
+    if not model.sleep_failures or model.state not in (ModelState.AWAKE, ModelState.UNCONFIRMED):
+        return None
+    pause = model.sleep_not_before - now
+    return KeptSnapshot(model.sleep_error, pause if pause > 0 else None)
+
+
 def _model(core: Core, model: Model, now: float) -> ModelSnapshot:
     ledger = core.ledger
     oldest = model.oldest_arrival
@@ -133,4 +149,5 @@ def _model(core: Core, model: Model, now: float) -> ModelSnapshot:
         pinned=model.pinned,
         drained=model.drained,
         pinned_against=core.planner.pinned_against(model) if model.waiters and not model.closed else (),
+        kept=_kept(model, now),
     )

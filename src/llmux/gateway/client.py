@@ -20,6 +20,7 @@ from llmux.errors import BodyTooLargeError, HeadersTooLargeError, LlmuxError, Ov
 from llmux.gateway.access import check_body_may_come
 from llmux.gateway.exchange import Exchange
 from llmux.gateway.observer import Limit
+from llmux.gateway.origin import peer_of
 from llmux.gateway.shared import Shared
 from llmux.gateway.tunnel import Tunnel
 from llmux.native import mypyc_attr
@@ -183,6 +184,11 @@ class ClientConnection:
         if self._reading_paused and self._transport is not None and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
+
+    @property
+    def peer(self) -> str | None:
+        """The address at the other end; None once it is gone."""
+        return None if self._transport is None else peer_of(self._transport)
 
     # --- for the gateway ------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from llmux.errors import (
 from llmux.gateway.access import admit, answer_fields, check_model, preflight
 from llmux.gateway.keepalive import KeptStream, kept_stream
 from llmux.gateway.observer import CLIENT_GONE
+from llmux.gateway.origin import client_of, origin_of
 from llmux.gateway.priority import level_of
 from llmux.gateway.rewriting import rename, shape
 from llmux.gateway.routing import NOWHERE, Route, find_route, resolve
@@ -31,6 +32,7 @@ from llmux.gateway.shared import Shared
 from llmux.gateway.usage import TAIL_BYTES, used_tokens
 from llmux.messages import Failure
 from llmux.native import mypyc_attr
+from llmux.ports import Origin
 from llmux.upstream import Pool, UpstreamConnection
 from llmux.wire.errors import shape_of
 from llmux.wire.headers import without_cors
@@ -241,6 +243,14 @@ class Exchange:
             self._fail(error)
             if self._granted:
                 self._give_back()
+
+    def origin(self, most: int) -> Origin:
+        """See `llmux.ports.Traceable`."""
+        shared, client, request = self._shared, self._client, self._request
+        peer = client.peer
+        address = None if peer is None else client_of(peer, request, shared.settings, trusted=client.trusted)
+        found = origin_of(address, request, self._response, shared.access, most)
+        return found if self._kept is None else found._replace(stream=True)
 
     def keep_alive_due(self, now: float) -> int:
         """See `llmux.gateway.keepalive.Waiting`."""

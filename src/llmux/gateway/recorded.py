@@ -17,7 +17,7 @@ from llmux.gateway.access import shown_key
 from llmux.gateway.client import ClientConnection
 from llmux.gateway.exchange import DONE, DRAINING, QUEUED, WAITING, Exchange
 from llmux.gateway.observer import CLIENT_GONE, Limit
-from llmux.gateway.settings import GatewaySettings
+from llmux.gateway.origin import client_of, path_of, peer_of
 from llmux.gateway.shared import Shared
 from llmux.gateway.tunnel import Tunnel
 from llmux.records import CLIENT_GONE as LEFT
@@ -26,9 +26,8 @@ from llmux.wire.errors import printable
 from llmux.wire.request import Request
 from llmux.wire.response import ResponseReader
 
-MAX_PATH: Final = 1000
 MAX_ID: Final = 128
-"""How much of a path, and of an ``x-request-id``, is written down, in characters."""
+"""How much of an ``x-request-id`` is written down, in characters."""
 
 log = logs.get_logger(__name__)
 
@@ -223,9 +222,9 @@ class RecordedClient(ClientConnection):
         return Record(
             at_ns=time.time_ns(),
             started=time.monotonic(),
-            client=_address(self._peer, request, self._shared.settings) if self.trusted else self._peer,
+            client=client_of(self._peer, request, self._shared.settings, trusted=self.trusted),
             method=request.method.decode("latin-1"),
-            path=printable(request.path.decode("latin-1"), MAX_PATH),
+            path=path_of(request),
             said_id=_said_id(request.lines),
         )
 
@@ -241,8 +240,7 @@ class RecordedClient(ClientConnection):
         super().write(data)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        self._peer = str(peer[0]) if isinstance(peer, tuple) else "unix:"
+        self._peer = peer_of(transport)
         super().connection_made(transport)
 
     def _refuse(self, error: LlmuxError, limit: Limit | None) -> None:
@@ -262,21 +260,3 @@ def _said_id(lines: Sequence[bytes]) -> str | None:
         if line[:13].lower() == b"x-request-id:":
             return printable(line[13:].strip().decode("latin-1"), MAX_ID)
     return None
-
-
-def _address(peer: str, request: Request, settings: GatewaySettings) -> str:
-    """Where a request from a trusted proxy came from: the last address on its way that is none of a trusted proxy's."""
-    via = [
-        address.strip().decode("latin-1")
-        for line in request.forwarded
-        if line[:16].lower() == b"x-forwarded-for:"
-        for address in line[16:].split(b",")
-    ]
-    for address in reversed(via):
-        try:
-            if settings.trusts(address):
-                continue
-        except ValueError:  # "unknown", or whatever else was put there
-            pass
-        return printable(address, MAX_ID)
-    return peer

@@ -5,18 +5,22 @@ Ages and durations are in seconds, times are Unix time in seconds, memory is in 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from llmux.messages import ModelState
-from llmux.snapshot import DeviceSnapshot, LostSnapshot, ReleasedSnapshot, SwitchSnapshot
+from llmux.snapshot import DeviceSnapshot, KeptSnapshot, LostSnapshot, ReleasedSnapshot, SwitchSnapshot
 from llmux.telemetry.history import HookRecord, HookStarted, StateRecord, SwitchRecord
+
+Level = Literal["flex", "default", "priority"]
 
 
 class ModelView(msgspec.Struct, frozen=True):
     """A model. `wake_secs` and `sleep_secs` are moving averages, null until observed. `arrivals_per_sec` is a moving
-    average, too. `lost` is null unless the model is. `pinned`: once awake, it is not put to sleep for others.
-    `drained`: an operator wants it asleep, and its requests wait. `pinned_against`: its requests wait because there is
-    no room for it while these are pinned."""
+    average, too. `lost` is null unless the model is, `kept` unless it serves on because it could not be put to sleep.
+    `pinned`: once awake, it is not put to sleep for others. `drained`: an operator wants it asleep, and its requests
+    wait. `pinned_against`: its requests wait because there is no room for it while these are pinned."""
 
     name: str
     state: ModelState
@@ -32,17 +36,28 @@ class ModelView(msgspec.Struct, frozen=True):
     pinned: bool = False
     drained: bool = False
     pinned_against: tuple[str, ...] = ()
+    kept: KeptSnapshot | None = None
 
 
 class RequestView(msgspec.Struct, frozen=True):
     """A request that waits (`granted` false) or is served; `age_secs` since it arrived. `events` are the server-sent
-    events of its answer so far: about one for each token. An answer that is no event stream has none."""
+    events of its answer so far: about one for each token. An answer that is no event stream has none.
+
+    `client` is the address that it came from, behind a trusted proxy what that says; `key` the name of the key that it
+    shows, null without one; `path` what it asks for, without its query. `stream` says whether its answer comes bit by
+    bit, and is null where that is not known: until the answer begins, of a large body and of one that was sent on.
+    `level` is how urgent it is: `flex`, `default` or `priority`."""
 
     id: int
     model: str
     granted: bool
     age_secs: float
     events: int = 0
+    client: str | None = None
+    key: str | None = None
+    path: str | None = None
+    stream: bool | None = None
+    level: Level = "default"
 
 
 class Cost(msgspec.Struct, frozen=True, rename={"from_model": "from", "to_model": "to"}):
