@@ -22,6 +22,10 @@ HEADER = """\
 # The hooks are yours to change: they are in {folder}/.
 """
 
+PLACES = (
+    "`devices` and `needs` stand for the groups: they say who may be awake beside whom, and are no sizes of memory."
+)
+
 
 def init(
     file: Annotated[
@@ -68,8 +72,8 @@ def init(
             fail(str(error), USAGE)
         _write(file, converted.configuration, ["process"], force=force)
         for line in converted.notes:
-            typer.echo(f"not carried over: {line}", err=True)
-        _next(file, list(converted.configuration["models"]), ())
+            typer.echo(line, err=True)
+        _next(file, list(converted.configuration["models"]), (PLACES,) if "devices" in converted.configuration else ())
         return
     if recipe is None:
         if not sys.stdin.isatty():
