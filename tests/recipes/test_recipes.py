@@ -139,7 +139,7 @@ CASES = [
     Case("podman-criu", ("m",), broken=("broken",), holder="m"),
     Case("systemd", ("m",), broken=("broken",), holder="m"),
     Case("kubectl", ("llama", "app=llama"), holder="llama", url=True),
-    Case("slurm", ("llama",), ("--nodelist", "n1", "s.sh"), ("broken.sh",), holder="llama", url=True),
+    Case("slurm", ("llama",), ("--gpus=1", "s.sh"), ("broken.sh",), holder="llama"),
 ]
 
 
@@ -310,6 +310,25 @@ def test_kubectl_takes_a_namespace_and_a_rollout_that_fails_is_a_failed_wake(ben
 
 def test_a_job_is_submitted_once(bench: Bench) -> None:
     words = ("llama", "--nodelist", "n1", "s.sh")
+    file = bench.folder / "reported"
     for _ in range(2):
-        assert bench.run("slurm", "wake", *words, BACKEND_URL=bench.url).returncode == 0
+        file.write_text("")
+        environment = {"BACKEND_URL": bench.url, "LLMUX_BACKEND_FILE": str(file)}
+        assert bench.run("slurm", "wake", *words, **environment).returncode == 0
+        assert file.read_text() == "", "it is where the file says"
     assert (bench.fake / "history").read_text() == "submitted\n"
+
+
+def test_a_job_tells_on_which_node_it_is(bench: Bench) -> None:
+    file = bench.folder / "reported"
+    for node in ("127.0.0.1", "localhost"):
+        (bench.fake / "next-node").write_text(f"{node}\n")
+        for _ in range(2):  # a model that is up already tells it once more
+            file.write_text("")
+            result = bench.run("slurm", "wake", "llama", "s.sh", LLMUX_BACKEND_FILE=str(file))
+            assert result.returncode == 0, result.stderr
+            assert file.read_text() == f"http://{node}:{bench.port}\n"
+        assert bench.run("slurm", "alive", "llama").returncode == 0
+        assert bench.run("slurm", "wake", "llama", "s.sh", LLMUX_BACKEND_FILE="").returncode != 0, "it cannot be told"
+        assert bench.run("slurm", "sleep", "llama").returncode == 0
+        assert bench.holders() == []

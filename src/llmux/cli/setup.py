@@ -143,12 +143,14 @@ RECIPES: dict[str, Recipe] = {
     "slurm": Recipe(
         "Slurm, a job for each model",
         "slurm",
-        "the job's name, then arguments of sbatch, with --nodelist so that the address is known",
-        "llama --nodelist=gpu01 serve-llama.sh",
+        "the job's name, then arguments of sbatch",
+        "llama --gpus=1 serve-llama.sh",
         names=1,
-        by_url=True,
         wake_secs=3600,
-        notes=("A wake includes the time in Slurm's queue: see hook_timeout_secs.",),
+        notes=(
+            'The job serves on all addresses of its node: --host 0.0.0.0 --port "$LLMUX_PORT". llmux finds out where.',
+            "A wake includes the time in Slurm's queue: see hook_timeout_secs.",
+        ),
     ),
 }
 
