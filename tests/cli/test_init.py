@@ -23,11 +23,11 @@ from tests.cli.conftest import clean
 from tests.cli.test_cli import DEADLINE, LLMUX
 
 
-def init(folder: Path, *arguments: str, check: int = 0) -> str:
+def init(folder: Path, *arguments: str, check: int = 0, **environment: str) -> str:
     result = subprocess.run(
         [*LLMUX, "init", *arguments],
         cwd=folder,
-        env=clean(),
+        env=clean() | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -93,6 +93,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
         (("--recipe", "kubectl", "--model", "a=b app=b"), "where does it listen?"),
         (("--recipe", "kubectl", "--model", "a=b", "--backend", "http://x:1"), "label"),
         (("--recipe", "kubectl", "--model", "a=b c", "--backend", "ftp://x"), "models.a.url"),
+        (("--recipe", "ollama", "--model", "a=b", "--free-mib", "1000"), "--free-mib is for vllm, sglang"),
         (("--from-llama-swap", "none.yaml"), "cannot read none.yaml"),
     ],
 )
@@ -124,6 +125,32 @@ def test_it_asks_on_a_terminal(tmp_path: Path) -> None:
 def test_the_list_has_every_recipe(tmp_path: Path) -> None:
     listed = init(tmp_path, "--list")
     assert all(name in listed for name in RECIPES)
+
+
+def test_free_memory_is_asked_for(tmp_path: Path) -> None:
+    flags = ("--recipe", "vllm", "--model", "a=org/a")
+    meter = tmp_path / "bin" / "nvidia-smi"
+    meter.parent.mkdir()
+    meter.write_text("#!/bin/sh\nprintf '24576\\n49140\\n'\n")
+    meter.chmod(0o755)
+
+    def hooks(*more: str, path: str) -> tuple[str, str | None, str]:
+        said = init(tmp_path, *flags, *more, "--force", PATH=path)
+        model = Config.from_file(tmp_path / "config.yaml").models["a"]
+        return model.sleep, model.verify, said
+
+    none = "/nowhere"
+    sleep, verify, said = hooks(path=none)
+    assert (sleep, verify) == ("./hooks/vllm.sh sleep", None)
+    assert "--free-mib N" in said
+    sleep, verify, said = hooks(path=str(meter.parent))
+    assert sleep == "FREE_MIB=12288 ./hooks/vllm.sh sleep"
+    assert verify == "FREE_MIB=12288 ./hooks/vllm.sh verify"
+    assert "12288 MiB" in said
+    assert hooks("--free-mib", "20000", path=none)[1] == "FREE_MIB=20000 ./hooks/vllm.sh verify"
+    assert hooks("--free-mib", "0", path=str(meter.parent))[1] is None
+    meter.write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
+    assert hooks(path=str(meter.parent))[1] is None
 
 
 def test_ports_count_up_where_each_model_has_one() -> None:

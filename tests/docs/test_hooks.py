@@ -125,7 +125,7 @@ def test_hooks_may_be_run_at_any_time(scripts: Scripts, script: str) -> None:
 def test_a_server_that_dies_fails_the_wake(scripts: Scripts, script: str) -> None:
     run = scripts.run(script, "wake", "models/broken.gguf")
     assert run.returncode != 0
-    log = re.search(r"has ended; see (\S+)", run.stderr)
+    log = re.search(r"has ended; the end of (\S+):\ncannot load this\n", run.stderr)
     assert log is not None
     assert "cannot load this" in (scripts.folder / log[1]).read_text()
     assert scripts.hook(script, "sleep") == 0

@@ -11,8 +11,16 @@ url=${BACKEND_URL:-http://127.0.0.1:$LLMUX_PORT}
 state() { "$engine" inspect -f '{{.State.Status}}' "$name"; }
 healthy() { curl -sf -m 5 -o /dev/null "$url${HEALTH:-/health}"; }
 
+tell() {  # what the container has printed in the seconds that are over; of much, the last lines
+    now=$(date +%s)
+    [ "$now" -gt "$told" ] || return 0
+    "$engine" logs --since "$told" --until "$now" --tail 5 "$name" >&2 || true
+    told=$now
+}
+
 case $action in
 wake)
+    told=$(date +%s)
     case $(state) in
     paused) "$engine" unpause "$name" >/dev/null ;;
     running) ;;
@@ -20,8 +28,10 @@ wake)
     esac
     until healthy; do
         sleep 0.5
+        tell
         if [ "$(state)" != running ]; then
-            echo "$name has ended; see $engine logs $name" >&2
+            echo "$name has ended; the end of $engine logs $name:" >&2
+            "$engine" logs --tail 20 "$name" >&2
             exit 1
         fi
     done
