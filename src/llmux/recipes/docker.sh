@@ -11,8 +11,8 @@ url=${BACKEND_URL:-http://127.0.0.1:$LLMUX_PORT}
 state() { "$engine" inspect -f '{{.State.Status}}' "$name"; }
 healthy() { curl -sf -m 5 -o /dev/null "$url${HEALTH:-/health}"; }
 
-tell() {  # what the container has printed in the seconds that are over; of much, the last lines
-    now=$(date +%s)
+tell() {  # what the container has printed until this second, or $1 later; of much, the last lines
+    now=$(($(date +%s) + ${1:-0}))
     [ "$now" -gt "$told" ] || return 0
     "$engine" logs --since "$told" --until "$now" --tail 5 "$name" >&2 || true
     told=$now
@@ -26,6 +26,7 @@ wake)
     running) ;;
     *) "$engine" start "$name" >/dev/null ;;
     esac
+    waited=no
     until healthy; do
         sleep 0.5
         tell
@@ -34,7 +35,9 @@ wake)
             "$engine" logs --tail 20 "$name" >&2
             exit 1
         fi
+        waited=yes
     done
+    if [ "$waited" = yes ]; then tell 1; fi
     ;;
 sleep)  # a pause would keep the memory of the GPU
     "$engine" stop -t "${STOP_SECS:-30}" "$name" >/dev/null
