@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from llmux.addresses import BackendAddress
 from llmux.errors import LlmuxError
 from llmux.messages import Failure, Outcome, Prospects
 
@@ -106,6 +107,9 @@ class Backends(Protocol):
 
     def waking(self, model: str) -> None:
         """The wake hook of `model` begins: what the configuration says of its backend counts from now on."""
+
+    def reported(self, model: str, address: BackendAddress) -> None:
+        """The wake hook of `model` has said where its backend is: there, until the next one begins."""
 
     def removed(self, model: str) -> None:
         """There will be no request for `model` any more."""

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
+from llmux.addresses import BackendAddress
 from llmux.core import IMPLICIT_DEVICE
 from llmux.hooks import HookResult, HookSpec, switch_variables
 from llmux.hooks.runner import OnEnd
@@ -75,6 +76,7 @@ class World:
         self._scripts = dict(scripts)
         self._ports = dict(ports)
         self._ports_to_be: dict[str, int | None] = {}  # of models that are to be woken first
+        self._reported: dict[str, int | None] = {}  # of models whose wake hook has said where their backend is
         self._clock = clock
         self._on_timer = on_timer
         self._on_hook_end = on_hook_end
@@ -94,19 +96,22 @@ class World:
         """See `RunHook`."""
         if effect.hook is Hook.WAKE:
             self.take_port(effect.model)
+            self._reported.pop(effect.model, None)
             if self.backends is not None:
                 self.backends.waking(effect.model)
         if effect.hook is Hook.CANARY:
             self._send_canary(effect)
             return
         variables = switch_variables(
-            self._ports.get(effect.model),
+            self._reported.get(effect.model, self._ports.get(effect.model)),
             effect.from_model,
             effect.to_model,
             [device for device in effect.devices if device != IMPLICIT_DEVICE],
         )
 
         def ended(run_id: int, result: HookResult) -> None:
+            if result.backend is not None:
+                self._move_backend(effect.model, result.backend)
             self._on_hook_end(effect, result)
 
         self._hooks.start(
@@ -159,6 +164,12 @@ class World:
             else:
                 self._ports[model] = port
 
+    def _move_backend(self, model: str, address: BackendAddress) -> None:
+        """The backend of `model` is at `address` until it is woken the next time."""
+        self._reported[model] = address.port or None
+        if self.backends is not None:
+            self.backends.reported(model, address)
+
     def close_backend(self, effect: CloseBackend) -> None:
         """See `CloseBackend`."""
         if self.backends is not None:
@@ -170,6 +181,7 @@ class World:
             self._scripts.pop((effect.model, hook), None)
         self._ports.pop(effect.model, None)
         self._ports_to_be.pop(effect.model, None)
+        self._reported.pop(effect.model, None)
         if self.backends is not None:
             self.backends.removed(effect.model)
 

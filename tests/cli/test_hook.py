@@ -84,6 +84,7 @@ def test_it_is_run_as_the_server_would(folder: Path) -> None:
     assert cwd == str(folder / "conf"), "the folder of the configuration"
     given = dict(line.split("=", 1) for line in variables)
     assert given.pop("LLMUX_RUN_ID")
+    assert not Path(given.pop("LLMUX_BACKEND_FILE")).exists(), "it is removed"
     assert given == {
         "LLMUX_DEVICES": "gpu0", "LLMUX_FROM": "", "LLMUX_HOOK": "wake", "LLMUX_MODEL": "good", "LLMUX_PORT": "8001",
         "LLMUX_TO": "good",
@@ -91,6 +92,16 @@ def test_it_is_run_as_the_server_would(folder: Path) -> None:
     assert session.strip() == pid, "a session of its own"
     assert "good wake: exit code 0, after" in result.stderr
     assert "LLMUX_DEVICES=gpu1" in run(folder, "gpt", "wake", "--devices", "gpu1").stdout
+
+
+def test_where_the_backend_is_is_shown_and_checked(folder: Path) -> None:
+    file = folder / "conf" / "my.yaml"
+    for told, code in (("http://gpu01:8000", 0), ("gpu01:8000", 1)):
+        file.write_text(CONFIG.replace("pwd;", f'echo {told} > "$LLMUX_BACKEND_FILE";'))
+        result = run(folder, "good", "wake", "--json")
+        assert result.returncode == code
+        assert json.loads(result.stdout)["backend"] == (None if code else told)
+        assert ("must begin with http://" in result.stderr) == bool(code)
 
 
 def test_the_servers_keys_are_withheld(folder: Path) -> None:

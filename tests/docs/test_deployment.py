@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,10 +106,38 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     copied = {source for rest in of("COPY") if "--from" not in rest for source in rest.split()[:-1]}
     assert copied == kept
     assert all((ROOT / source).exists() for source in copied)
-    # All that the build of the package reads besides its source.
-    project = (ROOT / "pyproject.toml").read_text()
-    named = re.findall(r'^(?:readme|license-files) = \[?"([^"]+)', project, re.MULTILINE)
-    assert {*named, "pyproject.toml", "constraints.txt", "src"} == copied
+
+
+def test_what_is_copied_is_enough_to_build_it(tmp_path: Path) -> None:
+    """With the extras that are wanted: what is there says what they are."""
+    for rest in of("COPY"):
+        if "--from" not in rest:
+            for source in rest.split()[:-1]:
+                place = tmp_path / source
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(ROOT / source, place)
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "LLMUX_MYPYC"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert built.returncode == 0, built.stderr
+    assert list(tmp_path.glob("dist/*.whl"))
+    (extras,) = [rest.partition("=")[2] for rest in of("ARG") if rest.startswith("EXTRAS=")]
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras.split(",")) <= set(known)
+    (install,) = [rest.rpartition(" ")[2] for rest in of("RUN") if "pip install" in rest]
+    for wanted, words in ((extras, f".[{extras}]"), ("", ".")):
+        said = subprocess.run(
+            ["sh", "-c", f"printf %s {install}"], env={"EXTRAS": wanted}, capture_output=True, text=True, check=True
+        )
+        assert said.stdout == words
 
 
 def test_the_container_runs_llmux_as_nobody_special() -> None:

@@ -226,4 +226,4 @@ def check_lines(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         levels, fields = described[line["event"]]
         assert line["level"] in levels, line
-        assert fields - {"survivors"} <= set(line) - COMMON <= fields, line
+        assert fields - {"survivors", "backend"} <= set(line) - COMMON <= fields, line

@@ -80,9 +80,19 @@ def test_recipes(example: str, tmp_path: Path) -> None:
 def test_from_llama_swap(tmp_path: Path) -> None:
     document = DOCS / "llama-swap.md"
     write_examples(document, tmp_path)
-    run("take-over.sh", tmp_path, with_llmux(tmp_path))
+    environment = with_llmux(tmp_path)
+    run("take-over.sh", tmp_path, environment)
     config = Config.from_file(tmp_path / "config.yaml")
     before = yaml.safe_load((tmp_path / "llama-swap.cfg").read_text())
     assert set(config.models) == set(before["models"])
     assert config.models["small"].aliases == ["gpt-4o-mini"]
     assert f"./hooks/process.sh wake llama-server --port {config.models['large'].port}" in config.models["large"].wake
+    (tmp_path / "llama-swap.cfg").write_text((tmp_path / "groups.cfg").read_text())
+    (tmp_path / "config.yaml").unlink()
+    run("take-over.sh", tmp_path, environment)
+    made = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    told = yaml.safe_load((tmp_path / "groups.txt").read_text())
+    places = {
+        name: {key: model[key] for key in ("needs", "pinned") if key in model} for name, model in made["models"].items()
+    }
+    assert {"devices": made["devices"], "models": places} == told

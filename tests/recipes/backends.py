@@ -3,9 +3,15 @@
 A program of its own, started as ``python backends.py KIND PORT FOLDER NAME``. While it holds "memory" there is a file
 FOLDER/NAME.gpu with its pid. Needs the standard library only, so that it starts soon.
 
-plain   /health says 503 while it loads. The name `broken` ends at once.
+plain   /health says 503 while it loads.
+vllm    /health says 200 while it sleeps, and listens only once it has loaded. Going to sleep breaks off what is under
+        way, unless mode=wait; the prompt `long` takes until then. At level 2 it answers "!!!!" until its weights are
+        read again, and "????" from its cache until that is reset. Being asked while it sleeps ends its engine. By its
+        name: `deadly`, going to sleep ends its engine and is answered with 200; `undead`, the same, and it goes on
+        saying that it sleeps; `leaky`, it keeps its memory while it sleeps; `sleepless`, it does not wake up.
 sglang  Releasing answers before the memory is free, /model_info goes on saying 200, /health does not; releasing or
         resuming twice is an error that ends the engine.
+        The name `broken` ends any of these at once, and `flood` prints far too much.
 ollama  Unloading answers before the memory is free.
 tabby   Loading answers 200 and then says in its stream what went wrong. Without a model, /v1/model is an error.
 """
@@ -85,6 +91,91 @@ class Handler(BaseHTTPRequestHandler):
 class Plain(Handler):
     def do_GET(self) -> None:
         self.answer(503 if self.loading else 200 if self.path == "/health" else 404)
+
+
+class VLLM(Handler):
+    engine_lives = True
+    level = 0  # at which it sleeps
+    weights_are_there = True  # in memory, whatever they are
+    cache_is_there = True
+    weights_are_right = True
+    cache_is_right = True
+    going_to_sleep = threading.Event()
+    breaks_off = threading.Event()
+    under_way = 0
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self.answer(200 if VLLM.engine_lives else 503)
+        elif self.path == "/load":
+            self.answer(200, {"server_load": VLLM.under_way})
+        elif self.path != "/is_sleeping":
+            self.answer(404)
+        elif VLLM.engine_lives or self.name.startswith("undead"):
+            self.answer(200, {"is_sleeping": VLLM.level > 0})
+        else:
+            self.answer(500)
+
+    def do_POST(self) -> None:
+        path, _, query = self.path.partition("?")
+        asked = dict(pair.split("=") for pair in query.split("&") if pair)
+        body = self.body()
+        if not VLLM.engine_lives:
+            self.answer(500)
+        elif path == "/v1/completions":
+            self.complete(long=body["prompt"] == "long")
+        elif path == "/sleep":
+            self.fall_asleep(int(asked.get("level", 1)), asked.get("mode", "abort"))
+        elif path == "/wake_up":
+            self.wake_up(asked.get("tags"))
+        elif path == "/collective_rpc" and body == {"method": "reload_weights"}:
+            VLLM.weights_are_right = VLLM.weights_are_there
+            self.answer(200 if VLLM.weights_are_there else 500)
+        elif path == "/reset_prefix_cache":
+            VLLM.cache_is_right = VLLM.cache_is_there
+            self.answer(200)
+        else:
+            self.answer(404)
+
+    def complete(self, *, long: bool) -> None:
+        if VLLM.level:
+            VLLM.engine_lives = False
+            self.answer(500)
+            return
+        VLLM.under_way += 1
+        if long:
+            VLLM.going_to_sleep.wait(100)
+        broken_off = VLLM.breaks_off.wait(LOAD_SECS)
+        VLLM.under_way -= 1
+        text = "" if broken_off else "Hi" if VLLM.cache_is_right else "????"
+        self.answer(200, {"choices": [{"text": text if VLLM.weights_are_right else "!!!!"}]})
+
+    def fall_asleep(self, level: int, mode: str) -> None:
+        if mode != "wait":
+            VLLM.breaks_off.set()
+        VLLM.going_to_sleep.set()
+        while VLLM.under_way:
+            time.sleep(0.01)
+        VLLM.engine_lives = not self.name.startswith(("deadly", "undead"))
+        if not self.name.startswith("deadly"):
+            VLLM.level = level
+            VLLM.weights_are_there = VLLM.cache_is_there = False
+            if level == 2:
+                VLLM.weights_are_right = VLLM.cache_is_right = False
+            if not self.name.startswith(("leaky", "undead")):
+                self.memory.free(self.name)
+        self.answer(200)
+
+    def wake_up(self, tag: str | None) -> None:
+        if self.name.startswith("sleepless"):
+            self.answer(500)
+            return
+        self.memory.take(self.name)
+        VLLM.weights_are_there = VLLM.weights_are_there or tag in (None, "weights")
+        VLLM.cache_is_there = VLLM.cache_is_there or tag in (None, "kv_cache")
+        if VLLM.weights_are_there and VLLM.cache_is_there:
+            VLLM.level = 0
+        self.answer(200)
 
 
 class SGLang(Handler):
@@ -182,17 +273,30 @@ class Tabby(Handler):
         self.close_connection = True
 
 
-KINDS: dict[str, type[Handler]] = {"plain": Plain, "sglang": SGLang, "ollama": Ollama, "tabby": Tabby}
+KINDS: dict[str, type[Handler]] = {"plain": Plain, "vllm": VLLM, "sglang": SGLang, "ollama": Ollama, "tabby": Tabby}
+
+
+def say(text: str) -> None:
+    """A line of the server's log, with its second."""
+    sys.stdout.write(f"{int(time.time())} {text}\n")
+    sys.stdout.flush()
 
 
 def main(kind: str, port: str, folder: str, name: str) -> None:
     memory = Memory(Path(folder))
+    say("loading the weights")
+    if name == "flood":
+        for number in range(5000):
+            say(f"line {number}")
     if name == "broken":
-        sys.exit("cannot load this")
+        time.sleep(0.1)
+        sys.exit("CUDA out of memory\nthe engine could not be started")
     handler = KINDS[kind]
     handler.memory, handler.name, handler.began = memory, name, time.monotonic()
+    if kind == "vllm":
+        time.sleep(LOAD_SECS)
     server = ThreadingHTTPServer(("127.0.0.1", int(port)), handler)
-    if kind in ("plain", "sglang"):
+    if kind in ("plain", "vllm", "sglang"):
         memory.take(name)
 
     def stop(number: int, frame: object) -> None:

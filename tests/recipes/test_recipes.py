@@ -6,15 +6,21 @@ What holds memory is a file with the pid of its holder; a sleep that succeeds mu
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -59,6 +65,8 @@ class Bench:
             "POLL_SECS": "0.1",
         }
         self.started: list[subprocess.Popen[bytes]] = []
+        self.patience = DEADLINE
+        self.scripts: dict[str, Path] = {}  # those that are run in the place of what is shipped
 
     @property
     def url(self) -> str:
@@ -66,14 +74,14 @@ class Bench:
 
     def run(self, recipe: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(recipe_file(recipe)), *arguments],
+            [str(self.scripts.get(recipe) or recipe_file(recipe)), *arguments],
             cwd=self.folder,
             env=self.environment | environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
-            timeout=DEADLINE,
+            timeout=self.patience,
         )
 
     def serve(self, kind: str) -> None:
@@ -87,6 +95,13 @@ class Bench:
             return False
 
         until(answers, f"{kind} listens")
+
+    def ask(self, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
+        """What the server answers."""
+        data = None if body is None else json.dumps(body).encode()
+        with urlopen(Request(f"http://127.0.0.1:{self.port}{path}", data), timeout=DEADLINE) as answer:
+            read = answer.read()
+        return cast(dict[str, object], json.loads(read)) if read else {}
 
     def holders(self) -> list[str]:
         """Who holds memory now."""
@@ -132,6 +147,8 @@ class Case:
 
 CASES = [
     Case("process", (), ("some-server", "m"), ("some-server", "broken"), holder="m"),
+    Case("vllm", (), ("m",), ("broken",), holder="m"),
+    Case("llama-server", (), ("m",), ("broken",), holder="m"),
     Case("sglang", (), ("m",), ("broken",), holder="m"),
     Case("ollama", ("llama3",), broken=("none",), serve="ollama", holder="llama3:latest"),
     Case("tabbyapi", ("m",), broken=("broken",), serve="tabby", holder="m"),
@@ -139,7 +156,7 @@ CASES = [
     Case("podman-criu", ("m",), broken=("broken",), holder="m"),
     Case("systemd", ("m",), broken=("broken",), holder="m"),
     Case("kubectl", ("llama", "app=llama"), holder="llama", url=True),
-    Case("slurm", ("llama",), ("--nodelist", "n1", "s.sh"), ("broken.sh",), holder="llama", url=True),
+    Case("slurm", ("llama",), ("--gpus=1", "s.sh"), ("broken.sh",), holder="llama"),
 ]
 
 
@@ -182,8 +199,7 @@ def test_a_wake_that_cannot_succeed_fails(case: Case, bench: Bench) -> None:
 
 
 def test_every_recipe_is_tested() -> None:
-    tried = {case.recipe for case in CASES} | {"llama-server", "vllm"}  # these by tests/docs/test_hooks.py
-    assert {recipe.script for recipe in RECIPES.values()} == tried
+    assert {recipe.script for recipe in RECIPES.values()} == {case.recipe for case in CASES}
 
 
 @pytest.mark.parametrize("name", ["llama-server", "vllm"])
@@ -192,11 +208,11 @@ def test_the_documented_scripts_are_those_that_are_shipped(name: str) -> None:
     assert recipe_file(name).read_text() == block.text
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize("script", sorted({recipe.script for recipe in RECIPES.values()}))
 def test_shellcheck_finds_nothing(script: str) -> None:
+    shellcheck = Path(sysconfig.get_path("scripts")) / "shellcheck"
     run = subprocess.run(
-        ["shellcheck", "-s", "sh", str(recipe_file(script))], check=False, capture_output=True, text=True
+        [str(shellcheck), "-s", "sh", str(recipe_file(script))], check=False, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout
 
@@ -217,11 +233,155 @@ def test_sglang_waits_for_its_memory(bench: Bench) -> None:
     assert readings.read_text() == "", "it has looked until there was enough"
 
 
+@pytest.mark.parametrize("recipe", ["vllm", "sglang"])
+def test_only_the_models_own_gpus_count(bench: Bench, recipe: str) -> None:
+    assert bench.run(recipe, "wake", "m").returncode == 0
+    (bench.fake / "gpus").write_text("4")
+    (bench.fake / "m.gpu-number").write_text("1")
+
+    def free(**environment: str) -> bool:
+        return bench.run(recipe, "verify", FREE_MIB="5000", **environment).returncode == 0
+
+    assert not free(), "all of them"
+    assert free(GPUS="0")
+    assert not free(GPUS="0,1")
+    assert free(CUDA_VISIBLE_DEVICES="2")
+    assert not free(CUDA_VISIBLE_DEVICES="1")
+    assert free(LLMUX_DEVICES="gpu0,gpu3")
+    assert not free(LLMUX_DEVICES="gpu1")
+    assert free(LLMUX_DEVICES="cuda:2")
+    assert not free(LLMUX_DEVICES="rack0-gpu"), "which tells nothing, so all of them"
+    assert free(GPUS="0", CUDA_VISIBLE_DEVICES="1", LLMUX_DEVICES="gpu1"), "whoever says GPUS means it"
+    assert bench.run(recipe, "verify").returncode != 0, "without FREE_MIB there is nothing to tell"
+
+
+@pytest.mark.parametrize("recipe", ["process", "vllm", "sglang", "llama-server", "docker"])
+def test_what_the_server_prints_is_passed_on(bench: Bench, recipe: str) -> None:
+    words = ("some-server",) if recipe == "process" else ()
+    woken = bench.run(recipe, "wake", *words, "flood")
+    assert woken.returncode == 0
+    told = woken.stderr.splitlines()
+    assert 0 < len(told) <= 200, "the last lines of what came at once"
+    assert bench.run(recipe, "wake", *words, "flood").stderr == "", "what is up already has told everything"
+
+
+@pytest.mark.parametrize("recipe", ["process", "vllm", "sglang", "llama-server", "docker"])
+def test_a_server_that_ends_says_why(bench: Bench, recipe: str) -> None:
+    words = ("some-server",) if recipe == "process" else ()
+    failed = bench.run(recipe, "wake", *words, "broken")
+    assert failed.returncode != 0
+    assert re.search(r"has ended; the end of .*:\n(.*\n)*CUDA out of memory\nthe engine could not", failed.stderr)
+
+
 def test_sglang_is_ended_where_it_does_not_release(bench: Bench) -> None:
     assert bench.run("sglang", "wake", "stuck").returncode == 0
     assert bench.run("sglang", "sleep").returncode == 0
     assert bench.holders() == []
     assert bench.run("sglang", "wake", "stuck").returncode == 0, "anew"
+
+
+# --- vLLM ------------------------------------------------------------------------------------------------------------
+
+
+def answers(bench: Bench, prompt: str = "Hi") -> str:
+    choices = bench.ask("/v1/completions", {"prompt": prompt})["choices"]
+    return str(cast(list[dict[str, object]], choices)[0]["text"])
+
+
+def requests_under_way_are_answered(bench: Bench) -> bool:
+    """Going to sleep breaks off what is under way, unless it is told to wait."""
+    assert bench.run("vllm", "wake", "m").returncode == 0
+    told: list[str] = []
+    asking = threading.Thread(target=lambda: told.append(answers(bench, "long")))
+    asking.start()
+    until(lambda: bench.ask("/load") == {"server_load": 1}, "it is under way")
+    assert bench.run("vllm", "sleep").returncode == 0
+    asking.join()
+    return told == ["Hi"]
+
+
+def an_engine_that_died_going_to_sleep_holds_nothing(bench: Bench) -> bool:
+    """It has answered 200 (#45520)."""
+    assert bench.run("vllm", "wake", "deadly").returncode == 0
+    return bench.run("vllm", "sleep").returncode == 0 and bench.holders() == []
+
+
+def a_dead_engine_that_says_it_sleeps_is_not_believed(bench: Bench) -> bool:
+    assert bench.run("vllm", "wake", "undead").returncode == 0
+    return bench.run("vllm", "sleep").returncode == 0 and bench.holders() == []
+
+
+def memory_that_is_kept_asleep_is_freed(bench: Bench) -> bool:
+    """It has answered 200, and says that it sleeps (#32714)."""
+    assert bench.run("vllm", "wake", "leaky").returncode == 0
+    slept = bench.run("vllm", "sleep", FREE_MIB="5000", FREE_TRIES="2", GPUS="0")
+    return slept.returncode == 0 and bench.holders() == []
+
+
+def what_does_not_wake_up_is_started_anew(bench: Bench) -> bool:
+    assert bench.run("vllm", "wake", "sleepless").returncode == 0
+    assert bench.run("vllm", "sleep").returncode == 0
+    assert bench.run("vllm", "wake", "sleepless").returncode != 0
+    return bench.run("vllm", "wake", "m").returncode == 0 and answers(bench) == "Hi"
+
+
+def an_engine_that_died_awake_is_started_anew(bench: Bench) -> bool:
+    """Its server answers, but never well again: here because it was asked while it slept (#15483)."""
+    assert bench.run("vllm", "wake", "m").returncode == 0
+    assert bench.run("vllm", "sleep").returncode == 0
+    with contextlib.suppress(OSError):
+        bench.ask("/v1/completions", {"prompt": "Hi"})
+    assert bench.run("vllm", "alive").returncode != 0
+    try:
+        bench.patience = DEADLINE / 3
+        return bench.run("vllm", "wake", "m").returncode == 0 and answers(bench) == "Hi"
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def weights_that_were_dropped_are_read_again(bench: Bench) -> bool:
+    for _ in range(2):
+        assert bench.run("vllm", "wake", "m").returncode == 0
+        if answers(bench) != "Hi" or bench.run("vllm", "alive").returncode != 0:
+            return False
+        assert bench.run("vllm", "sleep", SLEEP_LEVEL="2").returncode == 0
+        assert bench.holders() == []
+        assert bench.run("vllm", "sleep").returncode == 0, "which is no reason to forget how it was put to sleep"
+    return True
+
+
+RELOAD = """post collective_rpc -H 'Content-Type: application/json' -d '{"method": "reload_weights"}' &&"""
+
+HABITS = [
+    (requests_under_way_are_answered, "&mode=wait", ""),
+    (an_engine_that_died_going_to_sleep_holds_nothing, "asleep || stop", "true"),
+    (a_dead_engine_that_says_it_sleeps_is_not_believed, "sleeping && healthy; }", "sleeping; }"),
+    (memory_that_is_kept_asleep_is_freed, 'if [ "$waits" -eq "${FREE_TRIES:-40}" ]; then stop; fi', "break"),
+    (what_does_not_wake_up_is_started_anew, "        stop\n        exit 1", "        exit 1"),
+    (an_engine_that_died_awake_is_started_anew, "if running && dead; then stop; fi", ""),
+    (weights_that_were_dropped_are_read_again, RELOAD, "true &&"),
+    (weights_that_were_dropped_are_read_again, "post reset_prefix_cache", "true"),
+    (weights_that_were_dropped_are_read_again, "if ! asleep; then", "if true; then"),
+]
+
+
+@pytest.mark.parametrize("habit", dict.fromkeys(habit for habit, _, _ in HABITS), ids=lambda habit: habit.__name__)
+def test_vllm(bench: Bench, habit: Callable[[Bench], bool]) -> None:
+    assert habit(bench)
+
+
+@pytest.mark.parametrize(("habit", "safeguard", "instead"), HABITS)
+def test_vllm_without_its_safeguard(bench: Bench, habit: Callable[[Bench], bool], safeguard: str, instead: str) -> None:
+    """What the tests above would say of a script that lacks it."""
+    text = recipe_file("vllm").read_text()
+    assert text.count(safeguard) == 1
+    script = bench.scripts["vllm"] = bench.folder / "vllm.sh"
+    script.write_text(text.replace(safeguard, instead))
+    script.chmod(0o755)
+    assert not habit(bench)
+
+
+# --- others ----------------------------------------------------------------------------------------------------------
 
 
 def test_ollama_keeps_its_models_apart(bench: Bench) -> None:
@@ -310,6 +470,25 @@ def test_kubectl_takes_a_namespace_and_a_rollout_that_fails_is_a_failed_wake(ben
 
 def test_a_job_is_submitted_once(bench: Bench) -> None:
     words = ("llama", "--nodelist", "n1", "s.sh")
+    file = bench.folder / "reported"
     for _ in range(2):
-        assert bench.run("slurm", "wake", *words, BACKEND_URL=bench.url).returncode == 0
+        file.write_text("")
+        environment = {"BACKEND_URL": bench.url, "LLMUX_BACKEND_FILE": str(file)}
+        assert bench.run("slurm", "wake", *words, **environment).returncode == 0
+        assert file.read_text() == "", "it is where the file says"
     assert (bench.fake / "history").read_text() == "submitted\n"
+
+
+def test_a_job_tells_on_which_node_it_is(bench: Bench) -> None:
+    file = bench.folder / "reported"
+    for node in ("127.0.0.1", "localhost"):
+        (bench.fake / "next-node").write_text(f"{node}\n")
+        for _ in range(2):  # a model that is up already tells it once more
+            file.write_text("")
+            result = bench.run("slurm", "wake", "llama", "s.sh", LLMUX_BACKEND_FILE=str(file))
+            assert result.returncode == 0, result.stderr
+            assert file.read_text() == f"http://{node}:{bench.port}\n"
+        assert bench.run("slurm", "alive", "llama").returncode == 0
+        assert bench.run("slurm", "wake", "llama", "s.sh", LLMUX_BACKEND_FILE="").returncode != 0, "it cannot be told"
+        assert bench.run("slurm", "sleep", "llama").returncode == 0
+        assert bench.holders() == []

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from llmux.addresses import BackendAddress
 from llmux.core import IMPLICIT_DEVICE, CoreSettings, ModelSpec
 from llmux.hooks import HookResult, HookSpec
 from llmux.hooks.runner import OnEnd
@@ -246,6 +247,9 @@ class Machine:
 
     def waking(self, model: str) -> None:
         """Nor addresses."""
+
+    def reported(self, model: str, address: BackendAddress) -> None:
+        """No hook says where anything is."""
 
     def removed(self, model: str) -> None:
         """Nor pools."""

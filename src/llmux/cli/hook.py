@@ -160,6 +160,7 @@ def _report(model: str, hook: Hook, result: HookResult, held: bool, *, as_json: 
                 "duration_secs": result.duration,
                 "survivors": list(result.survivors),
                 "output_held": held,
+                "backend": None if result.backend is None else str(result.backend),
                 "detail": result.detail,
             }
         )
@@ -171,6 +172,8 @@ def _report(model: str, hook: Hook, result: HookResult, held: bool, *, as_json: 
     }[hook.value][0 if result.outcome is Outcome.OK else 1]
     how = "exit code 0" if result.outcome is Outcome.OK else result.detail
     typer.echo(f"{model} {hook.value}: {how}, after {duration(result.duration)}: {meaning}", err=True)
+    if result.backend is not None:
+        typer.echo(f"backend: {result.backend}", err=True)
     if result.survivors:
         pids = ", ".join(map(str, result.survivors))
         typer.echo(f"survivors: {pids} (they left the hook's session, so llmux does not end them)", err=True)

@@ -23,6 +23,10 @@ HEADER = """\
 # The hooks are yours to change: they are in {folder}/.
 """
 
+PLACES = (
+    "`devices` and `needs` stand for the groups: they say who may be awake beside whom, and are no sizes of memory."
+)
+
 
 def _recipe_names(incomplete: str) -> list[tuple[str, str]]:
     """For completion in a shell."""
@@ -62,11 +66,21 @@ def init(
         Path | None,
         typer.Option("--from-llama-swap", metavar="CONFIG", help="Take the models of a llama-swap configuration."),
     ] = None,
+    free_mib: Annotated[
+        int | None,
+        typer.Option(
+            "--free-mib",
+            metavar="N",
+            min=0,
+            help="Free memory that each GPU of a model must have after its sleep, in MiB; 0 = believe the server.",
+            show_default="half of the smallest GPU that nvidia-smi finds",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", metavar="", help="Write over files that are there.")] = False,
     list_them: Annotated[bool, typer.Option("--list", metavar="", help="List the recipes.")] = False,
 ) -> None:
     """Write a configuration, and the hooks for the way in which you run models."""
-    from llmux.cli.setup import RECIPES, configuration
+    from llmux.cli.setup import RECIPES, configuration, half_of_a_gpu, memory_notes
 
     if list_them:
         _list()
@@ -82,8 +96,8 @@ def init(
             fail(str(error), USAGE)
         _write(file, converted.configuration, ["process"], force=force)
         for line in converted.notes:
-            typer.echo(f"not carried over: {line}", err=True)
-        _next(file, list(converted.configuration["models"]), ())
+            typer.echo(line, err=True)
+        _next(file, list(converted.configuration["models"]), (PLACES,) if "devices" in converted.configuration else ())
         return
     if recipe is None:
         if not sys.stdin.isatty():
@@ -93,12 +107,15 @@ def init(
         fail(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}", USAGE)
     chosen = RECIPES[recipe]
     wanted = _given(model, backend) if model else _ask_models(chosen)
+    if free_mib is None and chosen.measures:
+        free_mib = half_of_a_gpu()
+    free_mib = free_mib or None
     try:
-        made = configuration(chosen, wanted)
+        made = configuration(chosen, wanted, free_mib=free_mib)
     except ValueError as error:
         fail(str(error), USAGE)
     _write(file, made, [chosen.script], force=force)
-    _next(file, list(made["models"]), chosen.notes)
+    _next(file, list(made["models"]), [*chosen.notes, *memory_notes(chosen, free_mib)])
 
 
 def _list() -> None:

@@ -1,7 +1,11 @@
-"""What `llmux init` knows: the recipes, and what a configuration made of one looks like. Writes nothing."""
+"""What `llmux init` knows: the recipes, and what a configuration made of one looks like.
+
+Writes nothing, and runs nothing but nvidia-smi, to see what GPUs there are.
+"""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,7 +24,8 @@ class Recipe:
     ``{what}`` all of it, ``{name}`` its first words, `names` in number, which also follow ``sleep`` and ``alive``.
     `port` is that of the first model; `shared` says that all models have it. `by_url` asks for the backend's URL
     instead. `sends_name` sends the backend the first word of `what` as the model's name. `wake_secs` is a deadline for
-    the wake hook where the default is too short. `notes` are for whoever sets it up.
+    the wake hook where the default is too short. `measures` says that the script has a verify hook, which asks the GPU
+    for free memory. `notes` are for whoever sets it up.
     """
 
     title: str
@@ -34,13 +39,9 @@ class Recipe:
     by_url: bool = False
     sends_name: bool = False
     wake_secs: int | None = None
+    measures: bool = False
     notes: tuple[str, ...] = ()
 
-
-_FREE = (
-    "Put FREE_MIB=20000 (what the next model needs) before the sleep hook, and it waits until every GPU has that much "
-    "free memory; without it the server is believed."
-)
 
 RECIPES: dict[str, Recipe] = {
     "vllm": Recipe(
@@ -49,7 +50,11 @@ RECIPES: dict[str, Recipe] = {
         "the model's Hugging Face id, then options of vllm serve",
         "Qwen/Qwen3-8B --gpu-memory-utilization 0.85",
         sends_name=True,
-        notes=(_FREE, "A sleeping server keeps its weights in host memory: see that there is enough for all."),
+        measures=True,
+        notes=(
+            "A sleeping server keeps its weights in host memory: see that there is enough for all, or put "
+            "SLEEP_LEVEL=2 before the sleep hook.",
+        ),
     ),
     "vllm-process": Recipe(
         "vLLM, a process for each model that is started and stopped",
@@ -65,7 +70,7 @@ RECIPES: dict[str, Recipe] = {
         "the model's Hugging Face id, then options of sglang.launch_server",
         "Qwen/Qwen3-8B --mem-fraction-static 0.8",
         sends_name=True,
-        notes=(_FREE,),
+        measures=True,
     ),
     "llama.cpp": Recipe(
         "llama.cpp, a llama-server for each model",
@@ -143,12 +148,14 @@ RECIPES: dict[str, Recipe] = {
     "slurm": Recipe(
         "Slurm, a job for each model",
         "slurm",
-        "the job's name, then arguments of sbatch, with --nodelist so that the address is known",
-        "llama --nodelist=gpu01 serve-llama.sh",
+        "the job's name, then arguments of sbatch",
+        "llama --gpus=1 serve-llama.sh",
         names=1,
-        by_url=True,
         wake_secs=3600,
-        notes=("A wake includes the time in Slurm's queue: see hook_timeout_secs.",),
+        notes=(
+            'The job serves on all addresses of its node: --host 0.0.0.0 --port "$LLMUX_PORT". llmux finds out where.',
+            "A wake includes the time in Slurm's queue: see hook_timeout_secs.",
+        ),
     ),
 }
 
@@ -162,17 +169,45 @@ class Wanted:
     backend: str | None = None
 
 
+def memory_notes(recipe: Recipe, free_mib: int | None) -> tuple[str, ...]:
+    """What there is to be said of free memory."""
+    if not recipe.measures:
+        return ()
+    if free_mib is None:
+        return ("The servers are believed when they say that their memory is free; --free-mib N has the GPU asked.",)
+    return (
+        f"After a sleep, each GPU must have {free_mib} MiB of free memory, which are FREE_MIB in the sleep and verify "
+        "hooks: set it to what the next model needs.",
+        "Put GPUS=0 (numbers as nvidia-smi has them) before the hooks of a model that does not have all GPUs.",
+    )
+
+
+def half_of_a_gpu() -> int | None:
+    """Half of the memory of the smallest GPU here, in MiB; None where there is none to be asked. A server that has not
+    let go of its memory holds more than that, unless it was told to take less."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        asked = subprocess.run(query, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
+        return min(int(line) for line in asked.stdout.split()) // 2 or None
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
 def recipe_file(script: str) -> Path:
     """The file of a recipe's script, as it is installed."""
     return Path(str(files("llmux.recipes").joinpath(f"{script}.sh")))
 
 
-def configuration(recipe: Recipe, models: Sequence[Wanted]) -> dict[str, Any]:
-    """The configuration, as its file will have it.
+def configuration(recipe: Recipe, models: Sequence[Wanted], *, free_mib: int | None = None) -> dict[str, Any]:
+    """The configuration, as its file will have it. With `free_mib`, nobody is woken before each GPU of the model that
+    went to sleep has so much free memory, in MiB.
 
     Raises:
-        ValueError: what is said of a model is not what the recipe asks for.
+        ValueError: what is said of a model is not what the recipe asks for, or it cannot measure.
     """
+    if free_mib is not None and not recipe.measures:
+        able = ", ".join(name for name, one in RECIPES.items() if one.measures)
+        raise ValueError(f"--free-mib is for {able}: whatever the others run is gone when it sleeps")
     made = {}
     for index, model in enumerate(models):
         words = model.what.split()
@@ -181,6 +216,9 @@ def configuration(recipe: Recipe, models: Sequence[Wanted]) -> dict[str, Any]:
         if recipe.by_url and model.backend is None:
             raise ValueError(f"{model.name}: where does it listen? Give --backend http://HOST:PORT for each model")
         made[model.name] = _model(recipe, model, words, index)
+        if free_mib is not None:
+            script = f"FREE_MIB={free_mib} ./{HOOKS}/{recipe.script}.sh"
+            made[model.name] |= {"sleep": f"{script} sleep", "verify": f"{script} verify"}
     return {"models": made, "port": 3000}
 
 

@@ -58,7 +58,8 @@ class ModelConfig(Section):
     url: str | None = Field(
         default=None,
         description="Where the backend listens, if not on a port of 127.0.0.1: http://host:port, https://host, either "
-        "with a path that is put before every request's, or unix:/path/to/socket. Either this or `port` is required.",
+        "with a path that is put before every request's, or unix:/path/to/socket. Either this or `port` is required. "
+        "The wake hook may tell another one: LLMUX_BACKEND_FILE.",
         examples=["http://10.0.0.7:8000", "https://gpu.example.org/llama", "unix:/run/llama.sock"],
         validate_default=True,  # the validator below must see that it is missing
         json_schema_extra=without_default,

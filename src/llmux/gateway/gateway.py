@@ -149,7 +149,11 @@ class Gateway:
 
     def waking(self, model: str) -> None:
         """See `llmux.ports.Backends`."""
-        self._shared.take_new_backend(model)
+        self._shared.wake_backend(model)
+
+    def reported(self, model: str, address: BackendAddress) -> None:
+        """See `llmux.ports.Backends`."""
+        self._shared.move_backend(model, address)
 
     def removed(self, model: str) -> None:
         """See `llmux.ports.Backends`."""

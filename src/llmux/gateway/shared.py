@@ -93,6 +93,7 @@ class Shared:
         self.roomy: Callable[[], None] = _nothing
         self.pools = {model: self._pool(backend.address) for model, backend in self.backends.items()}
         self._to_be: dict[str, Backend] = {}  # of models that are to be woken first
+        self._own: dict[str, BackendAddress] = {}  # what the configuration said, of models whose wake hook knew better
         self._retired: list[Pool] = []  # closed, but some answers still come through them
         self.control: Pool | None = None
         self.set_control(control)
@@ -142,16 +143,36 @@ class Shared:
                 continue
             known = replace(known, params=backend.params, keep_aliases=backend.keep_aliases)
             self.backends[model] = known
-            if known != backend:
+            if self._as_configured(known) != backend:
                 self._to_be[model] = backend
 
     def take_new_backend(self, model: str) -> bool:
-        """From now on the backend of `model` is what the configuration says; returns whether that is news."""
+        """Nobody listens where the backend of `model` was: from now on it is what the configuration says; returns
+        whether that is news. Never where a wake hook has said where it is: the next one will, too."""
+        if model in self._own:
+            return False
         backend = self._to_be.pop(model, None)
         if backend is None:
             return False
         self._put(backend)
         return True
+
+    def wake_backend(self, model: str) -> None:
+        """The backend of `model` is what the configuration says, until its wake hook says something else."""
+        backend = self._as_configured(self.backends[model])
+        self._own.pop(model, None)
+        self._put(self._to_be.pop(model, backend))
+
+    def move_backend(self, model: str, address: BackendAddress) -> None:
+        """The backend of `model` is at `address`."""
+        known = self.backends.get(model)
+        if known is not None and known.address != address:
+            self._own.setdefault(model, known.address)
+            self._put(replace(known, address=address))
+
+    def _as_configured(self, backend: Backend) -> Backend:
+        own = self._own.get(backend.model)
+        return backend if own is None else replace(backend, address=own)
 
     def _put(self, backend: Backend) -> None:
         old = self.pools.get(backend.model)
@@ -163,6 +184,7 @@ class Shared:
     def remove(self, model: str) -> None:
         """`model` is no more."""
         self._to_be.pop(model, None)
+        self._own.pop(model, None)
         if self.backends.pop(model, None) is not None:
             self._retire(self.pools.pop(model))
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from llmux.hooks.orphans import RUN_ID_VARIABLE, Orphan
 from llmux.hooks.output import OutputObserver, printable
+from llmux.hooks.reported import BACKEND_VARIABLE
 from llmux.hooks.run import HookResult
 from llmux.hooks.runner import HookRunner, HookSpec, switch_variables
 
 __all__ = [
+    "BACKEND_VARIABLE",
     "RUN_ID_VARIABLE",
     "HookResult",
     "HookRunner",

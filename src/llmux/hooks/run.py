@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llmux.addresses import BackendAddress
 from llmux.hooks.output import Drain, Lines, Tail
 from llmux.hooks.process import Process
 from llmux.hooks.survivors import sweep
@@ -38,6 +39,7 @@ class HookResult:
         stderr: the end of stderr alone, safe to show.
         survivors: pids of processes of a run ended by force that are still there.
         detail: one line that says what went wrong; empty if nothing did. Nothing that the hook printed is in it.
+        backend: where a wake hook that has succeeded says that its backend is; None if it says nothing.
     """
 
     outcome: Outcome
@@ -47,6 +49,7 @@ class HookResult:
     stderr: str = ""
     survivors: tuple[int, ...] = ()
     detail: str = ""
+    backend: BackendAddress | None = None
 
     @property
     def last_line(self) -> str:

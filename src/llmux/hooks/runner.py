@@ -6,17 +6,19 @@ Works on the running event loop and never blocks it. Builds the environment that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from llmux.hooks.orphans import LEADER_VARIABLE, RUN_ID_VARIABLE, Orphan, end_orphans, mark
-from llmux.hooks.output import OutputObserver
+from llmux.hooks.output import OutputObserver, printable
 from llmux.hooks.process import seal_descriptors, shell_command, spawn
+from llmux.hooks.reported import BACKEND_VARIABLE, BackendFile
 from llmux.hooks.run import HookResult, Limits, Run
 from llmux.messages import Hook, Outcome
 
@@ -88,6 +90,7 @@ class HookRunner:
         self._doubted: dict[str, str] = {}  # models whose alive hook is not asked the next time, and why
         self._running: dict[int, Run | None] = {}  # None: could not be started, which is about to be reported
         self._background: set[Run] = set()
+        self._backend_files: dict[int, BackendFile] = {}  # by run of a wake hook
         self._killed = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -133,8 +136,9 @@ class HookRunner:
         """Start a hook; `on_end(run_id, result)` is called once, from the loop, after this has returned.
 
         Its environment is llmux's own, then `spec.env`, then `variables`, then ``LLMUX_MODEL``, ``LLMUX_HOOK`` and
-        `RUN_ID_VARIABLE`. After `timeout` seconds (None: never) it is ended by force. Does not raise: a hook that
-        cannot be started ends with `Outcome.ERROR`.
+        `RUN_ID_VARIABLE`, and for a wake hook `BACKEND_VARIABLE`. After `timeout` seconds (None: never) it is ended by
+        force. Does not raise: a hook that cannot be started ends with `Outcome.ERROR`. A wake hook that has succeeded
+        and tells no good address of its backend has failed.
         """
         began = time.monotonic()
         marker = f"{self._token}-{run_id}"
@@ -153,6 +157,9 @@ class HookRunner:
             environment = {**inherited, **spec.env, **variables}
             environment |= {"LLMUX_MODEL": model, "LLMUX_HOOK": hook.value, RUN_ID_VARIABLE: marker}
             environment[LEADER_VARIABLE] = "0"
+            environment.pop(BACKEND_VARIABLE, None)  # of a llmux that was started by a hook
+            if hook is Hook.WAKE:
+                environment[BACKEND_VARIABLE] = self._backend_file(run_id, marker)
             pid, stdout, stderr = spawn(shell_command(spec.script, spec.cwd), environment)
         except Exception as error:  # whatever it was, the hook did not run, and its model's waiters must hear of it
             result = HookResult(Outcome.ERROR, time.monotonic() - began, detail=f"could not be started: {error}")
@@ -192,7 +199,37 @@ class HookRunner:
             run.close()
         self._background.clear()
 
+    def _backend_file(self, run_id: int, marker: str) -> str:
+        """The path of a file for the backend's address; empty if there can be none, which most hooks will not mind."""
+        try:
+            file = self._backend_files[run_id] = BackendFile(marker)
+        except OSError:
+            return ""
+        return file.path
+
+    def _judge(self, file: BackendFile, model: str, hook: Hook, result: HookResult) -> HookResult:
+        """What becomes of a result when the hook may have said where its backend is."""
+        try:
+            return replace(result, backend=file.read()) if result.outcome is Outcome.OK else result
+        except ValueError as error:
+            why = printable(f"{BACKEND_VARIABLE}: {error}")
+            if self._on_output is not None:
+                self._show(self._on_output, model, hook, why)
+            return replace(
+                result,
+                outcome=Outcome.FAILED,
+                detail=f"it has put something into {BACKEND_VARIABLE} that is no url of a backend",
+                output=f"{result.output}{why}\n",
+                stderr=f"{result.stderr}{why}\n",
+            )
+        finally:
+            with contextlib.suppress(RuntimeError):  # no threads to be had: the file stays
+                asyncio.get_running_loop().run_in_executor(None, file.remove)
+
     def _over(self, run_id: int, on_end: OnEnd, model: str, hook: Hook, result: HookResult) -> None:
+        file = self._backend_files.pop(run_id, None)
+        if file is not None:
+            result = self._judge(file, model, hook, result)
         run = self._running.pop(run_id)
         if not self._running:
             self._idle.set()

@@ -6,11 +6,25 @@ mkdir -p run
 lock=run/llama-$LLMUX_PORT.lock
 pid_file=run/llama-$LLMUX_PORT.pid
 log_file=run/llama-$LLMUX_PORT.log
+told=0
 
 running() { ! flock -n "$lock" true; }  # the server holds the lock for as long as it lives
 
 alive() {  # 503 while it loads
     curl -sf -m 5 -o /dev/null "http://127.0.0.1:$LLMUX_PORT/health"
+}
+
+tell() {  # what the server has printed since the last time; of much, the last lines
+    size=$(wc -c <"$log_file")
+    [ "$size" -gt "$told" ] || return 0
+    tail -c "+$((told + 1))" "$log_file" | head -c "$((size - told))" | tr '\r' '\n' | tail -n 5 >&2
+    told=$size
+}
+
+ended() {
+    echo "llama-server has ended; the end of $log_file:" >&2
+    tail -n 20 "$log_file" >&2
+    exit 1
 }
 
 case $action in
@@ -19,14 +33,18 @@ wake)
     shift 2
     exec 9>"$lock"
     if flock -w 0.2 9; then  # nobody has it; the server inherits it from here
+        : >"$log_file"
         setsid llama-server --host 127.0.0.1 --port "$LLMUX_PORT" --model "$model" "$@" \
-            >"$log_file" 2>&1 </dev/null &
+            >>"$log_file" 2>&1 </dev/null &
         echo $! >"$pid_file"
+    else
+        told=$(wc -c <"$log_file")
     fi
     exec 9>&-
     until alive; do
         sleep 0.2
-        running || { echo "llama-server has ended; see $log_file" >&2; exit 1; }
+        tell
+        running || ended
     done
     ;;
 sleep)

@@ -176,6 +176,8 @@ class Telemetry:
         self._metrics.hook_seconds.of(model, hook).observe(result.duration)
         fields: dict[str, Any] = {"model": model, "hook": str(hook), "duration_secs": result.duration}
         if result.outcome is Outcome.OK:
+            if result.backend is not None:
+                fields["backend"] = str(result.backend)
             tell = log.debug if hook is Hook.ALIVE else log.info
             tell("hook_completed", **fields)
             return

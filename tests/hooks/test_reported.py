@@ -1,0 +1,85 @@
+"""Where a wake hook says that its backend is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmux.addresses import BackendAddress
+from llmux.hooks import BACKEND_VARIABLE
+from llmux.messages import Hook, Outcome
+from tests.hooks.conftest import Shop, until
+
+pytestmark = pytest.mark.anyio
+
+FILE = f'"${BACKEND_VARIABLE}"'
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv(BACKEND_VARIABLE, "of an outer llmux")
+    return tmp_path
+
+
+async def test_a_wake_hook_gets_an_empty_file_of_its_own(shop: Shop, folder: Path) -> None:
+    result = await shop.run(f"test ! -s {FILE} && stat -c %a {FILE} && dirname {FILE}")
+    assert result.output == f"600\n{folder}\n"
+    assert (result.outcome, result.backend) == (Outcome.OK, None)
+    await until(lambda: not list(folder.iterdir()))
+    for hook in (Hook.SLEEP, Hook.ALIVE, Hook.VERIFY):
+        assert (await shop.run(f"echo ${BACKEND_VARIABLE}", hook=hook)).output == "\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "address"),
+    [
+        ("echo http://gpu01:8000", BackendAddress("gpu01", 8000)),
+        ("printf '\\n https://gpu01/llama/ \\n\\n'", BackendAddress("gpu01", 443, tls=True, base="/llama")),
+        ("echo unix:/run/m.sock", BackendAddress(unix_path="/run/m.sock")),
+        ("echo", None),
+    ],
+)
+async def test_what_it_says(shop: Shop, script: str, address: BackendAddress | None) -> None:
+    result = await shop.run(f"{script} > {FILE}")
+    assert (result.outcome, result.backend) == (Outcome.OK, address)
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        (f"echo gpu01:8000 > {FILE}", "must begin with http://"),
+        (f"printf 'http://a:1\\nhttp://b:1\\n' > {FILE}", "more than one line"),
+        (f"printf 'http://a:1/\\033[31m' > {FILE}", "characters that no address has"),
+        (f"printf 'http://\\377:1' > {FILE}; head -c 9000 /dev/zero >> {FILE}", "characters"),
+        (f"rm {FILE}", "cannot be read: No such file"),
+        (f"rm {FILE}; mkfifo {FILE}", "is no file any more"),
+        (f"ln -sf /etc/passwd {FILE}", "cannot be read"),
+    ],
+)
+async def test_what_is_no_address_is_a_failed_wake(shop: Shop, folder: Path, script: str, why: str) -> None:
+    result = await shop.run(f"echo loading; {script}")
+    assert (result.outcome, result.exit_code, result.backend) == (Outcome.FAILED, 0, None)
+    assert result.detail == f"it has put something into {BACKEND_VARIABLE} that is no url of a backend"
+    assert why in result.last_line, "for the operator"
+    assert why in shop.lines[-1][2], "who may be watching"
+    assert result.output.startswith("loading\n")
+    await until(lambda: not list(folder.iterdir()))
+
+
+async def test_a_hook_that_fails_says_nothing(shop: Shop, folder: Path) -> None:
+    result = await shop.run(f"echo http://gpu01:8000 > {FILE}; exit 3")
+    assert (result.outcome, result.exit_code, result.backend) == (Outcome.FAILED, 3, None)
+    _, ending = shop.start("sleep 60", timeout=0.05)
+    assert (await ending).outcome is Outcome.TIMEOUT
+    await until(lambda: not list(folder.iterdir()))
+
+
+async def test_without_a_place_for_files_hooks_run_all_the_same(
+    shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(folder / "gone"))
+    assert (await shop.run(f"echo ${BACKEND_VARIABLE}")).output == "\n"
+    result = await shop.run("true", cwd=folder / "gone")
+    assert result.outcome is Outcome.FAILED, "and one that cannot run has left no file"
