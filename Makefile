@@ -33,9 +33,9 @@ bench: $(VENV)/.check
 
 check: lint types imports
 
-# The documents as pages, in build/site; a link that leads nowhere fails.
+# The documents as pages, in build/site; a link that leads nowhere fails. Not --quiet: then --strict sees no warnings.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.check
 	$(BIN)/ruff check .
