@@ -5,10 +5,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CLIENTS := $(abspath $(VENV))/clients
 COMPILED_TESTS := tests/access tests/core tests/gateway tests/telemetry tests/upstream tests/wire tests/test_driver.py
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test test-demo test-compiled bench check docs lint types imports format clean refresh-constraints
+.PHONY: demo test test-demo test-clients test-compiled bench check docs lint types imports format clean refresh-constraints
 
 demo: $(VENV)/.demo
 	$(BIN)/llmux demo
@@ -20,6 +21,10 @@ test: $(VENV)/.check
 # The tests that need the real models of the [demo] extra as well.
 test-demo: $(VENV)/.check $(VENV)/.demo
 	$(BIN)/python -m pytest -m demo
+
+# The tests with clients that bring much along. It stays in a folder of its own, out of the way of the other tests.
+test-clients: $(VENV)/.check $(VENV)/.clients
+	LLMUX_TEST_CLIENTS=required PYTHONPATH=$(CLIENTS) $(BIN)/python -m pytest tests/clients/test_others.py
 
 # The tests of what is compiled, with a build in which it is: hatch_build.py. Takes a C compiler.
 test-compiled: $(VENV)/.check
@@ -51,11 +56,13 @@ format: $(VENV)/.check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The newest of everything that pyproject.toml and requirements-demo.txt allow.
+# The newest of everything that pyproject.toml and requirements-demo.txt allow; of the clients' group, what goes with that.
 refresh-constraints:
 	rm -rf $(VENV)-newest && $(PYTHON) -m venv $(VENV)-newest && $(VENV)-newest/bin/pip install --quiet --upgrade pip setuptools
 	$(VENV)-newest/bin/pip install --quiet --editable . --group check --group docs hatchling editables
 	$(VENV)-newest/bin/pip install --quiet --no-deps --requirement requirements-demo.txt
+	$(VENV)-newest/bin/pip freeze --all --exclude-editable > $(VENV)-newest/without-clients.txt
+	$(VENV)-newest/bin/pip install --quiet --only-binary :all: --constraint $(VENV)-newest/without-clients.txt --group clients
 	{ echo '# What continuous integration and the make targets install. Made by `make refresh-constraints`.'; \
 	  $(VENV)-newest/bin/pip freeze --all --exclude-editable; } > constraints.txt
 	rm -rf $(VENV)-newest
@@ -74,6 +81,11 @@ $(VENV)/.llmux: $(VENV)/.made pyproject.toml
 
 $(VENV)/.check: $(VENV)/.llmux
 	$(PIP) --group check
+	touch $@
+
+$(VENV)/.clients: $(VENV)/.llmux
+	rm -rf $(CLIENTS)
+	$(PIP) --target $(CLIENTS) --group clients
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.llmux
