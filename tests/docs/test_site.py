@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,23 +13,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.documents import DOCUMENTS, ROOT
+from tests.docs.documents import ALL_DOCUMENTS, DOCUMENTS, ROOT
 
 SITE_PAGES = {"README.md": "index", "THREAT_MODEL.md": "threat-model"}
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    made = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT,
+def build(tree: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What `make docs` does, with the documents of `tree`."""
+    command = re.search(r"\bmkdocs build.*", (ROOT / "Makefile").read_text())
+    assert command is not None
+    return subprocess.run(
+        [sys.executable, "-m", *shlex.split(command[0]), "--site-dir", str(folder)],
+        cwd=tree,
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
     )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    made = build(ROOT, folder)
     assert made.returncode == 0, made.stdout + made.stderr
     return folder
 
@@ -80,3 +89,22 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
         assert not [url for url in loads(page).fetched if re.match(r"(https?:)?//", url)], page.name
     for style in site.rglob("*.css"):
         assert not re.search(r"url\([\"']?(https?:)?//", style.read_text()), style.name
+
+
+def test_what_leads_nowhere_fails_the_build(tmp_path: Path) -> None:
+    """Each is a warning of its own, and --strict fails the build for any."""
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "docs", tree / "docs")
+    for path in [*ALL_DOCUMENTS, ROOT / "mkdocs.yml"]:
+        if path.parent == ROOT:
+            shutil.copy(path, tree)
+    with (tree / "docs" / "quick-start.md").open("a") as page:
+        page.write("\n[a page](nowhere.md), [a heading](operations.md#nowhere), ![a picture](nowhere.svg)\n")
+    with (tree / "README.md").open("a") as page:
+        page.write("\n[a page](docs/gone.md), [a heading](docs/operations.md#gone)\n")
+    (tree / "docs" / "forgotten.md").write_text("# In no menu\n")
+    made = build(tree, tmp_path / "site")
+    assert made.returncode == 1
+    for fault in ("'nowhere.md'", "#nowhere'", "'nowhere.svg'", "'gone.md'", "#gone'", "forgotten.md"):
+        assert fault in made.stderr, made.stderr
+    assert "Aborted with 6 warnings in strict mode" in made.stdout + made.stderr
