@@ -5,6 +5,6 @@ The page is plain HTML, CSS and ES modules in `static/`, as they are: nothing is
 secret and needs no key: it asks the admin API with the operator's key like any other client of it.
 """
 
-from llmux.control.ui.assets import routes
+from llmux.control.ui.assets import routes, to_page
 
-__all__ = ["routes"]
+__all__ = ["routes", "to_page"]
