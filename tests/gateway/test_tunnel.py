@@ -79,6 +79,9 @@ async def test_the_handshake_waits_for_its_model() -> None:
         requester.granted(1.0, True)
         async with stack:
             client = await opening
+            assert client.response is not None
+            told = {name: client.response.headers[name] for name in ("x-llmux-wait-ms", "x-llmux-switched")}
+            assert told == {"x-llmux-wait-ms": "1000", "x-llmux-switched": "true"}
             await client.send("hello")
             assert await client.recv() == "hello"
 

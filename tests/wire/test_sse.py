@@ -66,8 +66,9 @@ def test_a_comment_says_why_nobody_gets_on() -> None:
 
 
 def test_a_comment_says_what_a_bound_comes_from() -> None:
-    told = still_waiting("b", 0, 40.2, Prospects({}, 40.2, at_most=True, why="a\nis kept"))
-    assert told == b": waiting for b, 0 ahead, at most about 40 s: a\\nis kept\n\n"
+    for seconds, told in ((39.2, b"40 s"), (40.0, b"40 s"), (125.0, b"3 min")):
+        comment = still_waiting("b", 0, seconds, Prospects({}, seconds, at_most=True, why="a\nis kept"))
+        assert comment == b": waiting for b, 0 ahead, at most about " + told + b": a\\nis kept\n\n"
 
 
 def test_a_comment_without_number_and_reason_is_short() -> None:

@@ -96,7 +96,7 @@ class Tunnel(Exchange):
             self._release_body()
         connection.sender = self
         client.deadline = shared.loop.time() + shared.seconds.between_bytes
-        client.write(switching_head(response.lines))
+        client.write(switching_head(response.lines, self._waited))
         if early:
             connection.write(early)
         return True

@@ -77,9 +77,10 @@ def accept_of(key: bytes) -> bytes:
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
-def switching_head(lines: Iterable[bytes]) -> bytes:
-    """The head that tells a client of the switch; `lines` are the end-to-end fields of the backend's."""
-    return b"\r\n".join([b"HTTP/1.1 101 Switching Protocols", *lines, *UPGRADE_LINES, b"\r\n"])
+def switching_head(lines: Iterable[bytes], fields: bytes = b"") -> bytes:
+    """The head that tells a client of the switch; `lines` are the end-to-end fields of the backend's, `fields` more
+    header lines, each with its CR LF."""
+    return b"\r\n".join([b"HTTP/1.1 101 Switching Protocols", *lines, *UPGRADE_LINES, fields + b"\r\n"])
 
 
 class SwitchingResponseReader(ResponseReader):
