@@ -42,7 +42,7 @@ class Request:
     def granted(self, waited: float, switched: bool) -> None:
         pass
 
-    def refused(self, error: LlmuxError) -> None:
+    def refused(self, error: LlmuxError, switched: bool = False) -> None:
         raise error
 
     def aborted(self, error: LlmuxError) -> None:

@@ -16,7 +16,7 @@ from llmux.core.ledger import Model
 from llmux.driver import Driver
 from llmux.errors import HookFailedError, LlmuxError, ModelNotFoundError, ShuttingDownError
 from llmux.hooks import HookResult, HookRunner, HookSpec
-from llmux.messages import Active, Effect, Grant, Hook, HookEnded, OnExit, Start
+from llmux.messages import Active, Effect, Grant, Hook, HookEnded, OnExit, Start, Switching
 from llmux.policy import FifoPolicy
 
 pytestmark = pytest.mark.anyio
@@ -44,12 +44,13 @@ class Request:
         self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.error: LlmuxError | None = None
         self.abort_error: LlmuxError | None = None
+        self.switched: bool | None = None
 
     def granted(self, waited: float, switched: bool) -> None:
         self.outcome.set_result("switched" if switched else "at once")
 
-    def refused(self, error: LlmuxError) -> None:
-        self.error = error
+    def refused(self, error: LlmuxError, switched: bool = False) -> None:
+        self.error, self.switched = error, switched
         self.outcome.set_result("refused")
 
     def aborted(self, error: LlmuxError) -> None:
@@ -105,6 +106,28 @@ async def until(condition: Callable[[], object]) -> None:
 async def world() -> AsyncIterator[World]:
     async with World() as made:
         yield made
+
+
+async def test_one_that_is_refused_knows_whether_it_waited_for_a_switch() -> None:
+    async with World(wake="exit 1") as world:
+        one, other = Request(), Request()
+        world.driver.arrived("a", one)
+        world.driver.arrived("a", other)
+        assert [await one.told(), await other.told()] == ["refused"] * 2
+        assert (one.switched, other.switched) == (True, True)
+
+
+@pytest.mark.parametrize("switching", [True, False])
+async def test_so_does_one_that_an_operator_cancels(switching: bool) -> None:
+    async with World(wake="sleep 30") as world:
+        if not switching:
+            world.driver.arrived("b", Request())  # whose switch comes first
+        one = Request()
+        request = world.driver.arrived("a", one)
+        await until(lambda: isinstance(world.driver.core.state(), Switching))
+        world.driver.cancel(request)
+        assert await one.told() == "refused"
+        assert one.switched is switching
 
 
 async def test_a_request_is_granted_once_its_model_is_awake(world: World) -> None:

@@ -314,7 +314,7 @@ class Driver:
         why = effect.reason, effect.model, effect.detail, effect.retry_after
         if self._refused_for is None or self._refused_for[0] != why:  # thousands may be refused for the same reason
             self._refused_for = why, refusal_error(*why)
-        requester.refused(self._refused_for[1])
+        requester.refused(self._refused_for[1], effect.switched)
 
     def _hook_ended(self, run: RunHook, result: HookResult) -> None:
         self._untold.append(partial(self._sink.hook_ended, run.model, run.hook, result))
@@ -413,8 +413,9 @@ class Driver:
         if request is None or requester is None:
             raise RequestNotFoundError(request_id)
         if request.granted_at is None:
+            switched = self.core.ledger.has_switched(request)
             self.left(request_id)
-            requester.refused(RequestCancelledError())
+            requester.refused(RequestCancelledError(), switched)
         else:
             requester.aborted(RequestCancelledError())
 

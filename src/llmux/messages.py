@@ -269,7 +269,8 @@ class Grant(Message, frozen=True, gc=False, tag=True):
 
 
 class Reject(Message, frozen=True, gc=False, tag=True):
-    """The request is over without having been forwarded. `retry_after` in seconds, where trying again helps."""
+    """The request is over without having been forwarded. `retry_after` in seconds, where trying again helps.
+    `switched` says whether it has waited for a switch to its model, which failed or is still under way."""
 
     request_id: int
     model: str
@@ -277,6 +278,7 @@ class Reject(Message, frozen=True, gc=False, tag=True):
     detail: str
     waited: float
     retry_after: float | None = None
+    switched: bool = False
 
 
 class RunHook(Message, frozen=True, gc=False, tag=True):
@@ -516,10 +518,13 @@ class Prospects(msgspec.Struct, frozen=True):
 
     Attributes:
         places: how many requests come before each, by its id.
-        seconds: until the model is likely to take requests; 0 if that time has come.
+        seconds: until the model is likely to take requests; 0 if that time has come, or nobody can tell.
         at_once: how many of them it takes then; None for all.
         each: seconds that each further one is likely to take.
         held: why none of them gets on until an operator says so, in a few words; empty where that is not so.
+        at_most: it may well be sooner: `seconds` is by when the policy lets them wait no longer.
+        begun: the switch to the model is under way, so that no policy has a say in it any more.
+        why: what they wait for, in a few words.
     """
 
     places: dict[int, int]
@@ -527,6 +532,9 @@ class Prospects(msgspec.Struct, frozen=True):
     at_once: int | None = None
     each: float = 0.0
     held: str = ""
+    at_most: bool = False
+    begun: bool = False
+    why: str = ""
 
     def of(self, request_id: int) -> tuple[int, float]:
         """How many come before that request, and the seconds until it is likely to get on."""

@@ -24,9 +24,10 @@ class Requester(Protocol):
     def granted(self, waited: float, switched: bool) -> None:
         """Forward now; `Scheduler.finished` must be called once, later. `waited` in seconds."""
 
-    def refused(self, error: LlmuxError) -> None:
-        """Answer with this error; the request is over for the scheduler. All that are refused for the same reason at
-        the same time may get the same object, so it must be neither raised nor changed."""
+    def refused(self, error: LlmuxError, switched: bool = False) -> None:
+        """Answer with this error; the request is over for the scheduler. `switched` says whether it has waited for a
+        switch to its model. All that are refused for the same reason at the same time may get the same object, so it
+        must be neither raised nor changed."""
 
     def aborted(self, error: LlmuxError) -> None:
         """A granted request must end at once: close its backend connection, tell its client of the error if that can

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 
 @functools.cache
@@ -15,3 +16,10 @@ def version() -> str:
         return installed_version("llmux-server")
     except PackageNotFoundError:
         return "unknown"
+
+
+def plain(version: str) -> str:
+    """The release that `version` is or will be, as three numbers: for clients that read semantic versions (semver.org)
+    and would take the rest of Python's for a mistake."""
+    found = re.match(r"\d+\.\d+\.\d+", version)
+    return "0.0.0" if found is None else found.group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,12 @@ async def test_a_models_own_pages(world: World) -> None:
 
 
 async def test_what_ollamas_clients_ask(world: World) -> None:
+    assert (await curl("-I", f"{world.url}/")).startswith("HTTP/1.1 200 OK")  # before anything else
+    assert await curl(f"{world.url}/") == "llmux is running\n"
     tags = json.loads(await curl(f"{world.url}/api/tags"))
     assert [model["name"] for model in tags["models"]] == ["alpha", "org/beta"]
     assert json.loads(await curl(f"{world.url}/api/ps")) == {"models": []}
     assert "completion" in await curl(f"{world.url}/api/show", "-d", '{"model": "alpha:latest"}')
-    assert "version" in await curl(f"{world.url}/api/version")
+    said = json.loads(await curl(f"{world.url}/api/version"))["version"]
+    assert re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", said), "strict readers take nothing else"
     assert not any(backend.counts for backend in world.backends.values())

@@ -91,3 +91,26 @@ async def test_a_drain_that_ends_closes_it() -> None:
         with pytest.raises(ConnectionClosed):
             await socket.recv()
         assert world.switcher.in_flight_count("voice") == 0
+
+
+async def test_the_official_client_talks_to_a_simulated_backend_through_llmux() -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=1e6, tokens=5)
+    async with backend.serving() as (_, port):
+        models = {"alpha": ModelConfig(port=port, aliases=["gpt-realtime"], wake="true", sleep="true", alive="false")}
+        app, _ = await build_app(Config(models=models))
+        async with (
+            app.serving() as (host, bound),
+            openai.AsyncOpenAI(base_url=f"http://{host}:{bound}/v1", api_key="none", max_retries=0) as client,
+            client.realtime.connect(model="gpt-realtime") as connection,
+        ):
+            text: Any = {"type": "input_text", "text": "how are you"}
+            await connection.conversation.item.create(item={"type": "message", "role": "user", "content": [text]})
+            await connection.response.create()
+            said = ""
+            async for event in connection:
+                if event.type == "response.output_text.delta":
+                    said += event.delta
+                elif event.type == "response.done":
+                    break
+    assert said == "alpha heard: how are you"
+    assert backend.requests[-1].query == "model=alpha"

@@ -117,7 +117,7 @@ async def test_an_unknown_model_is_not_found(client: httpx.AsyncClient) -> None:
 
 
 async def test_an_unknown_path_names_no_model(client: httpx.AsyncClient) -> None:
-    for path in ("/", "/v1", "/v1/../secret", "/healthz", "/health/", "/v2/models"):
+    for path in ("/v1", "/v1/../secret", "/healthz", "/health/", "/v2/models"):
         response = await client.get(path)
         assert response.status_code == 404, path
         assert response.headers["content-type"] == "application/json"
@@ -296,7 +296,7 @@ async def test_two_servers_in_one_process_do_not_meet(view: View) -> None:
         client_of(build_control(view, Telemetry(["small"]))) as first,
         client_of(Starlette(routes=[Route("/", hello)])) as second,
     ):
-        assert (await first.get("/")).status_code == 404
+        assert (await first.get("/")).text == "llmux is running\n"
         assert (await second.get("/")).text == "hello"
 
 
@@ -339,3 +339,10 @@ def test_listening_does_not_wait_for_the_web_framework() -> None:
     script = "import sys; from llmux.control import control_server; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], check=True, text=True, capture_output=True)
     assert not {"starlette", "uvicorn", "anyio", "prometheus_client"} & set(result.stdout.split())
+
+
+async def test_without_a_dashboard_the_root_sends_nobody_there(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.text) == (200, "llmux is running\n")
+    assert (await client.head("/")).status_code == 200
+    assert (await client.post("/")).status_code == 405

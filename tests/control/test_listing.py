@@ -8,6 +8,7 @@ import pytest
 from llmux.access import Access, Key, Keyring, digest_of
 from llmux.control import build_control
 from llmux.telemetry import Telemetry
+from llmux.version import plain
 from tests.control.test_control import View, client, client_of, telemetry, view
 
 __all__ = ["client", "telemetry", "view"]
@@ -68,7 +69,16 @@ async def test_ollamas_clients_find_the_models(client: httpx.AsyncClient) -> Non
         assert shown["capabilities"] == ["completion", "tools"]
         assert shown["details"]["family"] == "llama"
     assert (await client.post("/api/show", json={"model": "org/big:q4"})).json()["capabilities"] == ["completion"]
-    assert (await client.get("/api/version")).json() == {"version": (await client.get("/health")).json()["version"]}
+    whole = (await client.get("/health")).json()["version"]
+    assert (await client.get("/api/version")).json() == {"version": plain(whole)}
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [("3.0.0", "3.0.0"), ("3.0.0.dev0", "3.0.0"), ("3.1.2rc1", "3.1.2"), ("3.0", "0.0.0"), ("unknown", "0.0.0")],
+)
+def test_semantic_versions(version: str, told: str) -> None:
+    assert plain(version) == told
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import openai
 import pytest
 
 from llmux import Config, ModelConfig, PolicyConfig, Switcher, build_app
+from llmux.messages import Switching
 from tests.gateway.peers import until
 
 pytestmark = pytest.mark.anyio
@@ -64,13 +67,17 @@ class World:
         return self.switcher.queue_depths()["slow"]
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A backend that answers in the form of the API it is asked by, and ends the connection."""
+async def _answer(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held: asyncio.Event | None = None
+) -> None:
+    """A backend that answers in the form of the API it is asked by, once `held` is set, and ends the connection."""
     head = await reader.readuntil(b"\r\n\r\n")
     path = head.split()[1]
     if path == b"/health":
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     else:
+        if held is not None:
+            await held.wait()
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + ANSWERS[path])
     writer.close()
     await writer.wait_closed()
@@ -115,10 +122,10 @@ async def listening_in(port: int) -> AsyncIterator[tuple[str, bytearray]]:
 Say = Callable[[str], Coroutine[Any, Any, str]]
 
 
-async def chat(url: str) -> str:
+async def chat(url: str, model: str = "slow") -> str:
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         stream = await client.chat.completions.create(
-            model="slow", messages=[{"role": "user", "content": "hi"}], stream=True
+            model=model, messages=[{"role": "user", "content": "hi"}], stream=True
         )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
@@ -178,6 +185,7 @@ async def test_who_does_not_stream_gets_an_answer_or_an_honest_504(tmp_path: Pat
         assert late.status_code == 504
         assert late.json()["error"]["code"] == "queue_timeout"
         assert int(late.headers["retry-after"]) >= 1
+        assert late.headers["x-llmux-switched"] == "true"  # its model was being woken
         assert int(late.headers["x-llmux-wait-ms"]) >= 299  # the loop's timers may be a millisecond early
         waiting = asyncio.create_task(http.post("/v1/chat/completions", json=question))
         await until(lambda: llmux.waiting == 1)
@@ -187,3 +195,59 @@ async def test_who_does_not_stream_gets_an_answer_or_an_honest_504(tmp_path: Pat
         assert served.headers["x-llmux-switched"] == "true"
         again = await http.post("/v1/chat/completions", json=question)
         assert "x-llmux-wait-ms" not in again.headers
+
+
+@contextlib.asynccontextmanager
+async def two_models(held: asyncio.Event) -> AsyncIterator[tuple[int, Switcher]]:
+    """`llama` and `mistral`, one at a time. What `llama` is asked is answered once `held` is set; until it has kept
+    somebody waiting for 1.5 s, it does not give way."""
+    async with (
+        await asyncio.start_server(partial(_answer, held=held), "127.0.0.1", 0) as llama,
+        await asyncio.start_server(_answer, "127.0.0.1", 0) as mistral,
+    ):
+        config = Config(
+            models={
+                name: ModelConfig(port=server.sockets[0].getsockname()[1], wake="true", sleep="true", alive="false")
+                for name, server in (("llama", llama), ("mistral", mistral))
+            },
+            waiting_keepalive_secs=0.05,
+            policy=PolicyConfig(max_wait_secs=1.5, patience=1000.0),
+        )
+        app, switcher = await build_app(config)
+        async with app.serving() as (_, port):
+            yield port, switcher
+
+
+async def test_who_waits_for_a_policy_that_stays_is_told_for_how_long_at_most_and_why() -> None:
+    held = asyncio.Event()
+    async with (
+        two_models(held) as (port, switcher),
+        listening_in(port) as (url, seen),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
+    ):
+        question = {"model": "llama", "messages": [{"role": "user", "content": "hi"}]}
+        busy = asyncio.create_task(http.post("/v1/chat/completions", json=question))
+        await until(lambda: switcher.in_flight_count("llama") == 1)
+        saying = asyncio.create_task(chat(url, "mistral"))
+        await until(lambda: b": llama finishes what it serves" in seen or isinstance(switcher.state(), Switching))
+        before = bytes(seen)
+        held.set()
+        assert await saying == "hello"
+        assert (await busy).status_code == 200
+    kept = rb": waiting for mistral, 0 ahead, at most about (\d+) s: llama is kept awake for those it serves\n"
+    told = [int(seconds) for seconds in re.findall(kept, before)]
+    assert len(told) > 2
+    assert told == sorted(told, reverse=True)
+    assert told[-1] < told[0]  # it is counted down, and not told again and again
+    assert b": x-llmux-switched: true\n" in seen
+
+
+async def test_who_waits_for_a_wake_that_fails_has_waited_for_a_switch(tmp_path: Path) -> None:
+    async with world(tmp_path) as llmux, httpx.AsyncClient(base_url=llmux.url) as http:
+        question = {"model": "slow", "messages": [{"role": "user", "content": "hi"}]}
+        waiting = [asyncio.create_task(http.post("/v1/chat/completions", json=question)) for _ in range(2)]
+        await until(lambda: llmux.waiting == 2)
+        llmux.wake(well=False)
+        for answer in waiting:
+            refused = await answer
+            assert (refused.status_code, refused.headers["x-llmux-switched"]) == (503, "true")

@@ -15,9 +15,9 @@ from llmux.eventlog.format import FORMAT, PolicyNote, event_line, gap_line, head
 from llmux.eventlog.reading import Entry, UnreadableError, read
 from llmux.eventlog.replay import Report, check
 from llmux.eventlog.story import Teller
-from llmux.messages import Arrived, Effect, Event, Left, Start, StateChanged, TimerFired
+from llmux.messages import EFFECT_DECODER, Arrived, Effect, Event, Left, Reject, Start, StateChanged, TimerFired
 from llmux.policy import SwitchPolicy, load_policy
-from tests.core.harness import Play, three_on_two_gpus
+from tests.core.harness import Play, three_on_two_gpus, two
 from tests.core.test_properties import History
 from tests.eventlog.conftest import Log, header, played, turns
 
@@ -120,6 +120,30 @@ def test_a_changed_effect_is_found_with_what_came_before() -> None:
     assert json.loads(found.recorded)["waited"] == 4.5
     assert json.loads(found.replayed)["waited"] == 4.0
     assert [entry.line for entry in found.before] == list(range(number + 1 - len(found.before), number + 1))
+
+
+def test_a_log_from_before_an_effect_had_a_field_replays() -> None:
+    log = Log(header(two(request_timeout=5.0)))
+    play = played(Play(two(request_timeout=5.0), started=False), log)
+    play.start()
+    play.arrive("a")
+    play.advance(5.0)
+    assert [reject.switched for reject in play.rejected.values()] == [True]
+    old = [line.replace(b',"switched":true', b"") for line in log.lines]
+    assert old != log.lines
+    report = checked(old)
+    assert report.difference is None
+    assert report.checked == len(play.log)
+    (line,) = [line for line in old if b"Reject" in line]
+    (reject,) = [
+        EFFECT_DECODER.decode(json.dumps(effect))
+        for effect in json.loads(line)["effects"]
+        if effect["type"] == "Reject"
+    ]
+    assert isinstance(reject, Reject)
+    assert not reject.switched  # nobody knows
+    other = checked([line.replace(b"queue_timeout", b"queue_full") for line in old])
+    assert other.difference is not None
 
 
 def test_a_missing_and_an_additional_effect_are_found() -> None:

@@ -259,11 +259,11 @@ class FakeScheduler:
             self.granted[request_id] = requester
             requester.granted(0.5, True)
 
-    def refuse(self, error: LlmuxError) -> None:
+    def refuse(self, error: LlmuxError, *, switched: bool = False) -> None:
         """Refuse everything that waits."""
         while self.waiting:
             _, requester = self.waiting.popitem()
-            requester.refused(error)
+            requester.refused(error, switched)
 
     def abort(self, reason: str) -> None:
         """Abort everything that was granted."""

@@ -6,14 +6,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from llmux.access import Access, Origins
 from llmux.errors import HookFailedError, ShuttingDownError
 from llmux.gateway import CLIENT_GONE, GatewaySettings, Timeouts
-from llmux.gateway.keepalive import Keepalives
+from llmux.gateway.keepalive import Keepalives, KeptStream, Promise
 from llmux.messages import Prospects
+from llmux.wire.request import Request
+from llmux.wire.sse import Dialect
 from tests.gateway.peers import (
     OK,
     Answer,
@@ -114,6 +117,41 @@ async def test_those_who_are_held_are_told_so() -> None:
         client = await gateway.client()
         await client.send(chat(STREAM))
         await client.read_until(b": waiting for m, 0 ahead, held: llmux is released\n\n")
+
+
+def test_a_promise_is_counted_down_and_given_up_once_it_does_not_hold() -> None:
+    promise = Promise()
+    assert promise.holds(9.0, False, 100.0)
+    assert promise.holds(6.0, False, 103.0)
+    assert promise.holds(7.0, False, 103.0)  # as good as an estimate is
+    assert not promise.holds(7.0, False, 104.0)  # it moves off as fast as it is neared
+    assert not promise.holds(7.0, False, 200.0)
+    assert promise.holds(3.0, True, 201.0)  # what has begun is another matter
+    assert not promise.holds(3.0, True, 204.0)
+    assert not promise.holds(0.0, True, 204.0)
+
+
+def test_a_promise_may_come_true_sooner_but_no_later_than_it_was_told_last() -> None:
+    promise = Promise()
+    assert promise.holds(100.0, False, 0.0)
+    assert promise.holds(20.0, False, 1.0)
+    assert not promise.holds(40.0, False, 2.0)
+    assert promise.holds(10.0, False, 3.0)
+
+
+def test_the_same_estimate_is_not_told_again_and_again() -> None:
+    now = 1000.0
+    kept = KeptStream(Request(), Dialect.OPENAI, keep_alive=True)
+
+    def comment(seconds: float, **more: Any) -> bytes:
+        prospects = Prospects({7: 0}, seconds, why="a is kept awake", **more)
+        return kept.still_waiting("b", prospects, 7, 0.0, now)
+
+    assert comment(9.0) == b": waiting for b, 0 ahead, about 9 s\n\n"
+    now += 5.0
+    assert [comment(9.0) for _ in range(3)] == [b": waiting for b, 0 ahead: a is kept awake\n\n"] * 3
+    assert comment(3.0, at_most=True) == b": waiting for b, 0 ahead, at most about 3 s: a is kept awake\n\n"
+    assert comment(9.0, held="b is drained") == b": waiting for b, 0 ahead, held: b is drained\n\n"
 
 
 async def test_the_head_is_that_of_an_event_stream() -> None:
@@ -367,8 +405,10 @@ async def test_places_are_worked_out_once_for_all() -> None:
             return Prospects({5: 3}, 4.0, 2, 1.5)
 
     keepalives = Keepalives(asyncio.get_running_loop(), Scheduler())
-    assert keepalives.prospects("m", 100.0).of(5) == (3, 7.0)  # two of the four get on at once
-    assert keepalives.prospects("m", 100.9).of(6) == (0, 4.0)
+    prospects, age = keepalives.prospects("m", 100.0)
+    assert (prospects.of(5), age) == ((3, 7.0), 0.0)  # two of the four get on at once
+    prospects, age = keepalives.prospects("m", 100.9)
+    assert (prospects.of(6), round(age, 3)) == ((0, 4.0), 0.9)
     assert asked == ["m"]
     keepalives.prospects("m", 101.1)
     assert asked == ["m", "m"]

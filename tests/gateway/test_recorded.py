@@ -127,8 +127,8 @@ async def test_one_that_waits() -> None:
     assert record.at_ns <= record.queue_ended_ns
 
 
-@pytest.mark.parametrize("waits", [True, False])
-async def test_one_that_is_refused(waits: bool) -> None:
+@pytest.mark.parametrize(("waits", "switched"), [(True, True), (True, False), (False, False)])
+async def test_one_that_is_refused(waits: bool, switched: bool) -> None:
     notes = Notes()
     error = WaitTimeoutError("waited too long")
     async with rig(scribes=[notes]) as made:
@@ -138,11 +138,13 @@ async def test_one_that_is_refused(waits: bool) -> None:
         await client.send(chat())
         if waits:
             await until(lambda: made.scheduler.waiting)
-            made.scheduler.refuse(error)
-        assert (await client.receive()).status == 504
+            made.scheduler.refuse(error, switched=switched)
+        got = await client.receive()
+        assert got.status == 504
+        assert got.header("x-llmux-switched") == (str(switched).lower() if waits else None)
         record = await only(notes, made)
     assert (record.status, record.error, record.ended_early) == (504, "queue_timeout", None)
-    assert record.queued is waits
+    assert (record.queued, record.switched) == (waits, switched)
     assert (record.waited > 0) is waits
     assert notes.backends == []
 

@@ -102,6 +102,10 @@ async def test_a_request_that_names_no_model_is_for_the_default_one() -> None:
         assert (await gateway.ask(chat(b"{"))).status == 400
         assert (await gateway.ask(chat(b"\x1f", b"Content-Encoding: gzip"))).status == 415, "it may well name one"
         assert (await gateway.ask(get(b"/favicon.ico"), "GET")).status == 404, "that is nobody's wish"
+        asked = len(gateway.backend.requests)
+        assert (await gateway.ask(get(b"/"), "GET")).status == 404, "it is for the control plane, which is not here"
+        assert len(gateway.backend.requests) == asked
+        assert (await gateway.ask(chat(b"{}", path=b"/"))).status == 200
     async with rig(settings=GatewaySettings(default_model="m"), send_model_as="org/real") as gateway:
         assert (await gateway.ask(chat(b"{}"))).status == 200
         assert json.loads(gateway.backend.requests[-1].body) == {"model": "org/real"}

@@ -15,9 +15,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from llmux.access import Access, Key, Keyring, digest_of
 from llmux.addresses import BackendAddress
-from llmux.errors import HookFailedError, RequestAbortedError
+from llmux.errors import HookFailedError, LlmuxError, RequestAbortedError, RequestCancelledError
 from llmux.gateway import Backend, GatewaySettings, Timeouts
-from llmux.wire.websocket import accept_of
+from llmux.wire.websocket import accept_of, close_frame
 from tests.gateway.peers import PATIENCE, FakeBackend, Rig, get, rig, until
 
 pytestmark = pytest.mark.anyio
@@ -79,6 +79,9 @@ async def test_the_handshake_waits_for_its_model() -> None:
         requester.granted(1.0, True)
         async with stack:
             client = await opening
+            assert client.response is not None
+            told = {name: client.response.headers[name] for name in ("x-llmux-wait-ms", "x-llmux-switched")}
+            assert told == {"x-llmux-wait-ms": "1000", "x-llmux-switched": "true"}
             await client.send("hello")
             assert await client.recv() == "hello"
 
@@ -312,9 +315,55 @@ async def test_silence_ends_it_and_nobody_is_blamed() -> None:
             assert await client.recv() == "hello"
             with pytest.raises(ConnectionClosed):
                 await client.recv()
-            assert client.close_code == 1006
+            assert client.close_code == 1001
+            assert client.close_reason == "nothing came through the WebSocket for 0.3 s"
         await gateway.idle()
         assert gateway.scheduler.verdicts == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(RequestAbortedError("the drain took too long"), 1012), (RequestCancelledError(), 1001)],
+    ids=["drain", "operator"],
+)
+@pytest.mark.parametrize("compression", ["deflate", None])
+async def test_whom_llmux_cuts_off_is_told_why(error: LlmuxError, code: int, compression: str | None) -> None:
+    async with server(compression=compression) as (_, address), rig(address=address) as gateway:
+        async with open_to(gateway) as client:
+            for message in ("hello", "x" * 200_000, b"\x00" * 300):
+                await client.send(message)
+                assert await client.recv() == message
+            (requester,) = gateway.scheduler.granted.values()
+            requester.aborted(error)
+            with pytest.raises(ConnectionClosed) as closed:
+                await client.recv()
+            assert closed.value.rcvd is not None
+            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (code, error.message)
+        await gateway.idle()
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b"", True),
+        (b"\x81\x01a", True),
+        (b"\x01\x01a", True),  # amid a message, but between its frames
+        (b"\x81", False),
+        (b"\x81\x7e\x01", False),
+        (b"\x81\x05a", False),
+        (b"\x88\x02\x03\xe8", False),  # the backend closes it already
+    ],
+)
+async def test_nothing_is_put_amid_a_frame_or_behind_the_last(sent: bytes, told: bool) -> None:
+    async with rig() as gateway:
+        gateway.backend.play(SWITCH + sent)
+        client = await gateway.client()
+        await client.send(handshake())
+        await client.read_until(b"\r\n\r\n" + sent)
+        (requester,) = gateway.scheduler.granted.values()
+        requester.aborted(RequestAbortedError("it was time"))
+        rest = await client.rest()
+        assert rest == (close_frame(1012, "the request was ended: it was time") if told else b"")
 
 
 async def test_a_drain_that_took_too_long_closes_it() -> None:

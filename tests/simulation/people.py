@@ -32,7 +32,7 @@ class Client:
         self.state = "served"
         self.people.served(self)
 
-    def refused(self, error: LlmuxError) -> None:
+    def refused(self, error: LlmuxError, switched: bool = False) -> None:
         self._told("refused")
         self.people.over(self)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -10,8 +11,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from llmux.testing import Fault, SimulatedBackend
+from llmux.testing import Fault, SimulatedBackend, _dialects
 from llmux.testing.backend import answer_text
 
 pytestmark = pytest.mark.anyio
@@ -336,3 +339,131 @@ def test_a_backend_needs_a_name_and_a_speed() -> None:
         SimulatedBackend("alpha", tokens_per_second=0)
     with pytest.raises(ValueError, match="needs a model"):
         SimulatedBackend([])
+
+
+# --- bodies that are not what is expected -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/embeddings", *_dialects._HANDLERS])
+async def test_what_is_no_question_is_a_400(path: str, body: bytes) -> None:
+    async with client_of(SimulatedBackend()) as client:
+        answer = await client.post(path, content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "needed"),
+    [
+        ("/rerank", {"query": "a"}, "documents"),
+        ("/v1/score", {"text_1": "a"}, "text_2"),
+        ("/v1/responses", {}, "input"),
+        ("/v1/messages", {"max_tokens": 1}, "messages"),
+        ("/tokenize", {}, "prompt"),
+        ("/api/embed", {}, "input"),
+    ],
+)
+async def test_what_is_missing_is_named_in_the_apis_own_form(path: str, asked: dict[str, Any], needed: str) -> None:
+    async with client_of(SimulatedBackend()) as client:
+        answer = await client.post(path, json=asked)
+    error = answer.json()["error"]
+    message = error if path.startswith("/api/") else error["message"]
+    assert (answer.status_code, message) == (400, f"`{needed}` is needed.")
+    assert (answer.json().get("type") == "error") is (path == "/v1/messages")
+
+
+@pytest.mark.parametrize("asked", [{"max_tokens": "x"}, {"stream_options": 3, "stream": True}, {"messages": [3]}])
+async def test_nonsense_is_a_400_too(asked: dict[str, Any]) -> None:
+    async with client_of(SimulatedBackend()) as client:
+        assert (await client.post(CHAT, json=question() | asked)).status_code == 400
+        assert (await client.post(CHAT, json=question())).status_code == 200
+
+
+# --- realtime ---------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def session(backend: SimulatedBackend, **headers: str) -> AsyncIterator[ClientConnection]:
+    async with (
+        backend.serving() as (host, port),
+        connect(f"ws://{host}:{port}/v1/realtime?model=alpha", additional_headers=headers, proxy=None) as socket,
+    ):
+        yield socket
+
+
+async def heard(socket: ClientConnection, last: str) -> list[dict[str, Any]]:
+    """What comes until an event of that type."""
+    events: list[dict[str, Any]] = []
+    while not events or events[-1]["type"] != last:
+        events.append(json.loads(await asyncio.wait_for(socket.recv(), 20)))
+    return events
+
+
+def message(text: str) -> dict[str, Any]:
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"), [({}, "response.output_text"), ({"OpenAI-Beta": "realtime=v1"}, "response.text")]
+)
+async def test_a_realtime_session(headers: dict[str, str], name: str) -> None:
+    backend = SimulatedBackend("alpha", tokens_per_second=FAST, tokens=6)
+    async with session(backend, **headers) as socket:
+        (created,) = await heard(socket, "session.created")
+        assert created["session"]["model"] == "alpha"
+        for event in (
+            {"type": "session.update", "session": {"output_modalities": ["text"]}},
+            {"type": "input_audio_buffer.append", "audio": ""},
+            {"type": "conversation.item.create", "item": message("how are you")},
+            {"type": "response.create"},
+        ):
+            await socket.send(json.dumps(event))
+        events = await heard(socket, "response.done")
+        kinds = [event["type"] for event in events]
+        assert kinds[:3] == ["session.updated", "conversation.item.added", "response.created"]
+        assert kinds[3:] == [f"{name}.delta"] * 6 + [f"{name}.done", "response.done"]
+        said = "".join(event["delta"] for event in events if event["type"] == f"{name}.delta")
+        assert said == events[-2]["text"] == answer_text("alpha", "how are you", 6)
+        assert events[-1]["response"]["usage"]["output_tokens"] == 6
+        assert len({event["event_id"] for event in events}) == len(events)
+    await backend.wait_until(lambda: backend.requests[-1].outcome == "answered")
+    assert (backend.requests[-1].path, backend.requests[-1].query) == ("/v1/realtime", "model=alpha")
+
+
+@pytest.mark.parametrize("sent", ["{", "[]", "{}", '{"type": "dance"}', '{"type": "session.update", "session": 3}'])
+async def test_what_a_session_does_not_understand_is_an_error_event(sent: str) -> None:
+    async with session(SimulatedBackend("alpha", tokens_per_second=FAST)) as socket:
+        await socket.send(sent)
+        assert (await heard(socket, "error"))[-1]["error"]["type"] == "invalid_request_error"
+        await socket.send(json.dumps({"type": "response.create", "response": {"input": [message("hi")]}}))
+        assert (await heard(socket, "response.done"))[-1]["response"]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("backend", "status"),
+    [(SimulatedBackend("alpha", load_secs=60), 503), (SimulatedBackend("other", strict_model=True), 404)],
+)
+async def test_a_session_that_cannot_be_is_refused(backend: SimulatedBackend, status: int) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with session(backend):
+            pass
+    assert refused.value.response.status_code == status
+
+
+async def test_an_ordinary_request_is_told_that_this_is_for_websockets() -> None:
+    async with client_of(SimulatedBackend()) as client:
+        answer = await client.get("/v1/realtime")
+    assert answer.status_code == 426
+    assert "websockets" in answer.json()["error"]["message"]
+
+
+async def test_sessions_end_with_the_backend() -> None:
+    backend = SimulatedBackend("alpha")
+    async with contextlib.AsyncExitStack() as stack:
+        host, port = await stack.enter_async_context(backend.serving())
+        async with connect(f"ws://{host}:{port}/v1/realtime", proxy=None) as socket:
+            await heard(socket, "session.created")
+            await stack.aclose()
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()

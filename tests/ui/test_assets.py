@@ -139,6 +139,14 @@ def test_the_page_is_told_which_keys_it_needs_by_an_answer_that_is_no_failure(ll
         assert told["api"] is None
 
 
-def test_root_is_left_alone(llmux: Llmux) -> None:
-    response = httpx.get(llmux.url + "/")
-    assert (response.status_code, response.json()["error"]["message"]) == (404, "No model specified in request")
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_root_says_that_llmux_runs_and_shows_browsers_the_way(llmux: Llmux, method: str) -> None:
+    with httpx.Client(base_url=llmux.url) as client:
+        plain = client.request(method, "/")
+        assert (plain.status_code, plain.text) == (200, "llmux is running\n" if method == "GET" else "")
+        assert plain.headers["content-type"].startswith("text/plain")
+        browser = client.request(method, "/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+        assert (browser.status_code, browser.headers["location"]) == (307, "ui/")
+        assert plain.headers["vary"] == browser.headers["vary"] == "Accept"
+        found = client.request(method, "/", headers={"Accept": "text/html"}, follow_redirects=True)
+        assert (found.status_code, found.url.path) == (200, "/ui/")

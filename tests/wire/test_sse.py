@@ -7,6 +7,7 @@ import json
 import pytest
 
 from llmux.errors import HookFailedError, NoModelError, WaitTimeoutError
+from llmux.messages import Prospects
 from llmux.wire.errors import error_body
 from llmux.wire.sse import Dialect, backend_error, dialect_of, sse_error, still_waiting, waited
 
@@ -44,7 +45,7 @@ def test_which_paths_stream_server_sent_events(path: bytes, dialect: Dialect | N
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [
-        (0.0, b""),
+        (0.0, b": it does"),
         (0.2, b", about 1 s"),
         (14.4, b", about 14 s"),
         (89.0, b", about 89 s"),
@@ -53,17 +54,30 @@ def test_which_paths_stream_server_sent_events(path: bytes, dialect: Dialect | N
     ],
 )
 def test_a_comment_says_how_long_it_will_take(seconds: float, told: bytes) -> None:
-    assert still_waiting("llama", 2, seconds) == b": waiting for llama, 2 ahead" + told + b"\n\n"
+    assert (
+        still_waiting("llama", 2, seconds, Prospects({}, seconds, why="it does"))
+        == b": waiting for llama, 2 ahead" + told + b"\n\n"
+    )
 
 
 def test_a_comment_says_why_nobody_gets_on() -> None:
-    told = still_waiting("llama", 2, 0.0, "llama is\ndrained")
+    told = still_waiting("llama", 2, 0.0, Prospects({}, 0.0, held="llama is\ndrained"))
     assert told == b": waiting for llama, 2 ahead, held: llama is\\ndrained\n\n"
+
+
+def test_a_comment_says_what_a_bound_comes_from() -> None:
+    for seconds, told in ((39.2, b"40 s"), (40.0, b"40 s"), (125.0, b"3 min")):
+        comment = still_waiting("b", 0, seconds, Prospects({}, seconds, at_most=True, why="a\nis kept"))
+        assert comment == b": waiting for b, 0 ahead, at most about " + told + b": a\\nis kept\n\n"
+
+
+def test_a_comment_without_number_and_reason_is_short() -> None:
+    assert still_waiting("b", 0, 0.0, Prospects({}, 0.0)) == b": waiting for b, 0 ahead\n\n"
 
 
 @pytest.mark.parametrize("name", ["a\u2028data: x", "a\x85b", "a\rb", "é" * 1000])
 def test_a_comment_is_one_line_whatever_the_model_is_called(name: str) -> None:
-    comment = still_waiting(name, 0, 1.0).decode()
+    comment = still_waiting(name, 0, 1.0, Prospects({}, 1.0)).decode()
     assert comment.endswith("\n\n")
     assert len(comment.splitlines()) == 2  # the comment and the empty line
     assert len(comment) < 300

@@ -32,7 +32,7 @@ from llmux.control.view import ControlView
 from llmux.errors import LlmuxError, MethodNotAllowedError, NoModelError, NoSuchPathError
 from llmux.snapshot import DeviceSnapshot, ModelSnapshot, ReleasedSnapshot, SwitchSnapshot
 from llmux.telemetry import CONTENT_TYPE, Telemetry
-from llmux.version import version
+from llmux.version import plain, version
 from llmux.wire.errors import error_body
 
 _OPERATORS: Final = ("/admin", "/ui")
@@ -58,9 +58,16 @@ class _Readiness(msgspec.Struct, frozen=True):
 
 
 class _Handlers:
-    def __init__(self, view: ControlView, telemetry: Telemetry) -> None:
+    def __init__(self, view: ControlView, telemetry: Telemetry, *, with_page: bool) -> None:
         self._view = view
         self._telemetry = telemetry
+        self._with_page = with_page
+
+    async def root(self, request: Request) -> Response:
+        """What Ollama's clients send a HEAD to, to see whether anybody is there, and people open in a browser."""
+        if self._with_page and "text/html" in request.headers.get("accept", ""):
+            return ui.to_page()
+        return Response("llmux is running\n", media_type="text/plain", headers={"Vary": "Accept"})
 
     async def metrics(self, request: Request) -> Response:
         # In a thread: writing thousands of series takes longer than streams on this loop should have to wait.
@@ -97,8 +104,9 @@ def build_control(
     """The application. The `created` time of all models is the time of this call. `access` is asked for each request
     who is let in. Without `sight` and `orders` there is no admin API and no dashboard; with them, the dashboard's files
     are read, so this must not be called on a loop then."""
-    handlers = _Handlers(view, telemetry)
+    handlers = _Handlers(view, telemetry, with_page=sight is not None and orders is not None)
     routes = [
+        Route("/", handlers.root),
         Route("/metrics", handlers.metrics),
         Route("/health", handlers.health),
         Route("/ready", handlers.ready),
@@ -106,7 +114,7 @@ def build_control(
     if sight is not None and orders is not None:
         routes += admin_routes(sight, orders)
         routes += ui.routes(access)
-    routes += Listing(view, _VERSION).routes()
+    routes += Listing(view, plain(_VERSION)).routes()
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Guard, access=access, refuse=_error)],

@@ -14,7 +14,7 @@ from llmux.core.commands import Commands
 from llmux.core.health import Health
 from llmux.core.idle import IdleModels
 from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
-from llmux.core.outlook import outlook, prospects
+from llmux.core.outlook import Outlook
 from llmux.core.planning import Planner
 from llmux.core.preload import Preload
 from llmux.core.reconfigure import Reconfigure
@@ -83,6 +83,7 @@ class Core:
         self.costs = costs if costs is not None else SwitchCostTracker()
         self.ledger = Ledger(settings, self.costs)
         self.planner = Planner(self.ledger)
+        self._outlook = Outlook(self.ledger, self.planner, policy)
         self._health = Health(self.ledger)
         self._idle = IdleModels(self.ledger)
         self._switching = Switching(self.ledger, self.planner, self._health, self._idle)
@@ -164,11 +165,12 @@ class Core:
         return Idle()
 
     def prospects(self, model: str, now: float) -> Prospects:
-        """Where those who wait for `model` stand. O(those, and what `outlook` looks at)."""
+        """Where those who wait for `model` stand. O(those, and what `Outlook` looks at)."""
         known = self.ledger.models.get(model)
         if known is None:
             return Prospects({}, 0.0)
-        return prospects(self.ledger, known, now, self.planner.pinned_against(known))
+        self.planner.look(now)
+        return self._outlook.prospects(known, now)
 
     @property
     def probing(self) -> bool:
@@ -212,11 +214,11 @@ class Core:
             return Refusal.RELEASED, REFUSED, REFUSED_RETRY_SECS
         if self.ledger.queued >= self.settings.max_queue:
             detail = f"{self.ledger.queued} requests are waiting already"
-            return Refusal.QUEUE_FULL, detail, outlook(self.ledger, model, now)
+            return Refusal.QUEUE_FULL, detail, self._outlook.seconds(model, now)
         most = model.spec.max_queue
         if most is not None and model.waiting >= most:
             detail = f"{model.waiting} requests are waiting for {model.name} already"
-            return Refusal.QUEUE_FULL, detail, outlook(self.ledger, model, now)
+            return Refusal.QUEUE_FULL, detail, self._outlook.seconds(model, now)
         if self.planner.obstructed(model):
             return Refusal.DEVICE_LOST, self._lost_detail(), self.settings.lost_check_base
         pause = model.wake_not_before - now
@@ -273,9 +275,12 @@ class Core:
                         upcoming = request.deadline
                     break
                 overdue.append(request)
+        for request in overdue:
+            self.ledger.dequeue(request)
+        again = {model: self._outlook.seconds(model, now) for model in dict.fromkeys(one.model for one in overdue)}
         for request in sorted(overdue, key=lambda r: r.request_id):
             detail = f"Request timed out waiting for model {request.model.name}"
-            self.ledger.reject(request, Refusal.WAIT_TIMEOUT, detail, now, outlook(self.ledger, request.model, now))
+            self.ledger.reject(request, Refusal.WAIT_TIMEOUT, detail, now, again[request.model])
         # Only now: a switch that is called off grants what waits for its victims, and nothing overdue may be among it.
         for model in dict.fromkeys(request.model for request in overdue):
             if not model.wanted:
@@ -385,6 +390,7 @@ class Core:
             self._fault = ""
         self._preload.reconfigured(self.settings, event.settings)
         self._reconfigure.apply(event.settings, now)
+        self._outlook.reconfigured(self.policy)
         self._idle.reconfigured(now)
         self._refuse_obstructed(now)
 

@@ -424,10 +424,18 @@ class Ledger:
         self.out.append(Grant(request.request_id, model.name, now - request.arrived, switched))
 
     def reject(self, request: Request, reason: Refusal, detail: str, now: float, retry_after: float | None) -> None:
-        self.dequeue(request)
+        """Tell somebody who was taken out of the queue that he waits no more."""
+        waited, name = now - request.arrived, request.model.name
         self.out.append(
-            Reject(request.request_id, request.model.name, reason, detail, now - request.arrived, retry_after)
+            Reject(request.request_id, name, reason, detail, waited, retry_after, self.has_switched(request))
         )
+
+    def has_switched(self, request: Request) -> bool:
+        """Whether `request`, which was not granted, has waited for a switch to its model."""
+        model = request.model
+        if model.awake_since is not None:
+            return request.arrived <= model.awake_since
+        return model.switch is not None and model.switch.target is model
 
     def refuse_all(
         self, model: Model, reason: Refusal, detail: str, now: float, retry_after: float | None = None
@@ -438,9 +446,9 @@ class Ledger:
             del self.waiting_models[model.name]
             waiters, model.waiters = model.waiters, Waiters()
             model.arrived_sum = 0.0
-            for request_id, request in waiters.items():
-                del self.requests[request_id]
-                self.out.append(Reject(request_id, model.name, reason, detail, now - request.arrived, retry_after))
+            for request in waiters.values():
+                del self.requests[request.request_id]
+                self.reject(request, reason, detail, now, retry_after)
         operators, model.operators = model.operators, []
         for operator_id in operators:
             self.reply(operator_id, model.name, reason, detail, retry_after)

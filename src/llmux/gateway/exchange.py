@@ -39,7 +39,7 @@ from llmux.wire.headers import without_cors
 from llmux.wire.heads import empty_response, ends_with_connection, error_response, request_head, response_head
 from llmux.wire.request import Request
 from llmux.wire.response import DecodingResponseReader, ResponseReader
-from llmux.wire.sse import Dialect, dialect_of, sse_error, still_waiting, waited
+from llmux.wire.sse import Dialect, dialect_of, sse_error, waited
 
 if TYPE_CHECKING:
     from llmux.gateway.client import ClientConnection
@@ -209,18 +209,16 @@ class Exchange:
             self._shared.observer.queue_waited(self._model, waited)
         if self._state == QUEUED:
             self._shared.keepalives.forget(self)
-            told = b"true" if switched else b"false"
-            self._waited = b"x-llmux-wait-ms: %d\r\nx-llmux-switched: %b\r\n" % (waited * 1000, told)
+            self._waited = _waited_fields(waited, switched)
             self._shared.turns.take(self)
         self._state = GRANTED  # else `start` goes on, once it knows the request's id
 
-    def refused(self, error: LlmuxError) -> None:
+    def refused(self, error: LlmuxError, switched: bool = False) -> None:
         """See `llmux.ports.Requester`."""
         self._refusal = error
         if self._state == QUEUED:
             self._shared.keepalives.forget(self)
-            waited = self._shared.loop.time() - self._started
-            self._waited = b"x-llmux-wait-ms: %d\r\nx-llmux-switched: false\r\n" % (waited * 1000)
+            self._waited = _waited_fields(self._shared.loop.time() - self._started, switched)
             self._state = REFUSED
             self._shared.turns.take(self)
 
@@ -265,9 +263,9 @@ class Exchange:
             self.keep_alive = self._kept.keep_alive
             head = self._kept.head(self._cors or b"")
         if not self._client.write_paused:
-            prospects = self._shared.keepalives.prospects(self._model, now)
-            ahead, seconds = prospects.of(self._request_id)
-            self._client.write(head + self._kept.framed(still_waiting(self._model, ahead, seconds, prospects.held)))
+            prospects, age = self._shared.keepalives.prospects(self._model, now)
+            comment = self._kept.still_waiting(self._model, prospects, self._request_id, age, now)
+            self._client.write(head + self._kept.framed(comment))
         return size
 
     # --- forwarding -----------------------------------------------------------------------------------------------
@@ -642,3 +640,8 @@ class Exchange:
             phase=phase,
             reason=str(reason) if reason is not None else "the connection was closed",
         )
+
+
+def _waited_fields(seconds: float, switched: bool) -> bytes:
+    told = b"true" if switched else b"false"
+    return b"x-llmux-wait-ms: %d\r\nx-llmux-switched: %b\r\n" % (seconds * 1000, told)

@@ -11,6 +11,7 @@ From then on the client cannot be given a status any more: whatever goes wrong i
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from typing import Final, Protocol
 
@@ -23,10 +24,14 @@ from llmux.wire.heads import event_stream_head
 from llmux.wire.peek import wants_stream
 from llmux.wire.request import Request
 from llmux.wire.response import ResponseReader
-from llmux.wire.sse import MAX_FAILURE_BYTES, Dialect, backend_error, dialect_of, sse_error
+from llmux.wire.sse import MAX_FAILURE_BYTES, Dialect, backend_error, dialect_of, sse_error, still_waiting
 
 PROSPECTS_FOR: Final = 1.0
 """Seconds for which it is not worked out anew where everybody stands in a queue."""
+
+_SLACK: Final = 1.0
+_SLACK_SHARE: Final = 0.05
+"""An estimate may be off by so many seconds, and by this part of it."""
 
 _BYTES_PER_TURN: Final = 64 * 1024
 """To look at so much of a request's body takes about as long as to write a comment."""
@@ -68,12 +73,12 @@ class Keepalives:
             if queue.pop(one, None) is not None:
                 return
 
-    def prospects(self, model: str, now: float) -> Prospects:
-        """Where those who wait for `model` stand, not longer than `PROSPECTS_FOR` ago."""
+    def prospects(self, model: str, now: float) -> tuple[Prospects, float]:
+        """Where those who wait for `model` stand, and how many seconds ago: less than `PROSPECTS_FOR`."""
         known = self._prospects.get(model)
-        if known is None or now >= known[0]:
-            known = self._prospects[model] = (now + PROSPECTS_FOR, self._scheduler.prospects(model))
-        return known[1]
+        if known is None or now >= known[0] + PROSPECTS_FOR:
+            known = self._prospects[model] = (now, self._scheduler.prospects(model))
+        return known[1], now - known[0]
 
     def tick(self) -> None:
         """Called a few times per second."""
@@ -104,6 +109,29 @@ class Keepalives:
             self._prospects.clear()
 
 
+class Promise:
+    """By when a request was told that it would be its turn. A number that moves off as fast as time goes by tells
+    nothing, so there is none any more once it is known that what was said first does not hold."""
+
+    __slots__ = ("_begun", "_by")
+
+    def __init__(self) -> None:
+        self._by = math.inf
+        self._begun = False
+
+    def holds(self, seconds: float, begun: bool, now: float) -> bool:
+        """Whether it may be told now that it will be its turn in so many `seconds`. Only when the switch to its model
+        has `begun` may that be later than it was told before: no policy has a say any more."""
+        if begun and not self._begun:
+            self._by = math.inf
+        self._begun = begun
+        by = now + seconds
+        if seconds <= 0 or by > self._by + _SLACK + _SLACK_SHARE * seconds:
+            return False
+        self._by = min(self._by, by)
+        return True
+
+
 class KeptStream:
     """The response to a request that had its head before it was granted.
 
@@ -113,13 +141,14 @@ class KeptStream:
         keep_alive: the client's connection may carry another request afterwards.
     """
 
-    __slots__ = ("_body", "_http11", "_keep_alive", "dialect", "leading")
+    __slots__ = ("_body", "_http11", "_keep_alive", "_promise", "dialect", "leading")
 
     def __init__(self, request: Request, dialect: Dialect, *, keep_alive: bool) -> None:
         self.dialect = dialect
         self._http11 = request.http11
         self._keep_alive = keep_alive and request.http11  # HTTP/1.0 knows no chunks: it ends with the connection
         self._body = bytearray()
+        self._promise = Promise()
         self.leading = b""
         """What is put before the first bytes of the backend's."""
         # Its backend's head comes too late to say that the content is compressed.
@@ -133,6 +162,14 @@ class KeptStream:
     def head(self, fields: bytes) -> bytes:
         """Its head; `fields` are more header lines, each with its CR LF."""
         return event_stream_head(http11=self._http11, keep_alive=self._keep_alive, fields=fields)
+
+    def still_waiting(self, model: str, prospects: Prospects, request_id: int, age: float, now: float) -> bytes:
+        """A comment about where it stands among those who wait for `model`, as known `age` seconds ago."""
+        ahead, seconds = prospects.of(request_id)
+        seconds -= age
+        if prospects.held or not self._promise.holds(seconds, prospects.begun, now):
+            seconds = 0.0
+        return still_waiting(model, ahead, seconds, prospects)
 
     def framed(self, data: bytes, *, last: bool = False) -> bytes:
         """`data` of the stream, none or some, as it goes to the client; with the end if it is the `last`."""

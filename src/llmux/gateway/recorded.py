@@ -94,12 +94,13 @@ class Recording(Exchange):
             self._waited_until_now()
         super().granted(waited, switched)
 
-    def refused(self, error: LlmuxError) -> None:
+    def refused(self, error: LlmuxError, switched: bool = False) -> None:
         """See `llmux.ports.Requester`."""
         if self._state == QUEUED:
             self._waited_until_now()
             self._record.waited = _seconds_since(self._record)
-        super().refused(error)
+            self._record.switched = switched
+        super().refused(error, switched)
 
     def aborted(self, error: LlmuxError) -> None:
         """See `llmux.ports.Requester`."""

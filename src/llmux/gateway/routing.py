@@ -84,6 +84,8 @@ def find_route(request: Request, names: Names, default: str | None = None) -> Ro
             return Route(name, path, IN_QUERY, tier)
     if path in _CONTROL or path.startswith(_CONTROL_TREES):
         return Route(None, path)
+    if path == b"/" and request.method in _PAGES and request.websocket is None:
+        return Route(None, path)  # Ollama's clients ask for it before anything else
     if compressed:
         raise UnsupportedEncodingError("the request's body is compressed, so no model can be read from it")
     # A page's icon, or a scanner's GET, must not wake a model that nobody asked for.

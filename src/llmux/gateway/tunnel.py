@@ -2,7 +2,8 @@
 
 The handshake is a request like any other: it is routed, let in, waits for its model, and is answered by the backend.
 If the backend switches protocols, what follows is relayed both ways as it comes, and the grant is held until one side
-ends: for drains, limits and metrics a tunnel is a stream. Nothing that is relayed is looked at.
+ends: for drains, limits and metrics a tunnel is a stream. Of what is relayed, only the heads of the backend's frames
+are looked at, so that the client can be told why if llmux ends it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmux.access import with_key_protocols_apart
-from llmux.errors import BackendError, BackendTimeoutError, LlmuxError, NotImplementedOnWireError, OverloadedError
+from llmux.errors import (
+    BackendError,
+    BackendTimeoutError,
+    LlmuxError,
+    NotImplementedOnWireError,
+    OverloadedError,
+    RequestAbortedError,
+)
 from llmux.gateway.exchange import STREAMING, Exchange
 from llmux.gateway.shared import Shared
 from llmux.native import mypyc_attr
 from llmux.wire.request import Request
 from llmux.wire.response import ResponseReader
-from llmux.wire.websocket import UPGRADE_LINES, SwitchingResponseReader, accept_of, switching_head
+from llmux.wire.websocket import (
+    GOING_AWAY,
+    SERVICE_RESTART,
+    UPGRADE_LINES,
+    Frames,
+    SwitchingResponseReader,
+    accept_of,
+    close_frame,
+    switching_head,
+)
 
 if TYPE_CHECKING:
     from llmux.gateway.client import ClientConnection
@@ -27,11 +44,12 @@ class Tunnel(Exchange):
     """Also implements `llmux.upstream.Sender`. An answer that is no switch ends the client's connection: what the
     client has sent behind its handshake may be anything."""
 
-    __slots__ = ("_key", "_open", "_stalled")
+    __slots__ = ("_frames", "_key", "_open", "_stalled")
 
     def __init__(self, shared: Shared, client: ClientConnection, request: Request, held: int, key: bytes) -> None:
         super().__init__(shared, client, request, held)
         self._key = key
+        self._frames = Frames()  # of the backend's
         self._open = False  # the protocols were switched
         self._stalled = 0  # bytes that are counted as buffered because the backend does not read
         request.keep_alive = False
@@ -53,6 +71,8 @@ class Tunnel(Exchange):
         """See `llmux.upstream.Receiver`."""
         assert isinstance(response, SwitchingResponseReader)  # noqa: S101  (it was made by `_reader`)
         if self._open or not response.switched or self._switch(response):
+            if self._open and data:
+                self._frames.follow(data)
             super().received(data, response)
 
     def _switch(self, response: SwitchingResponseReader) -> bool:
@@ -76,7 +96,7 @@ class Tunnel(Exchange):
             self._release_body()
         connection.sender = self
         client.deadline = shared.loop.time() + shared.seconds.between_bytes
-        client.write(switching_head(response.lines))
+        client.write(switching_head(response.lines, self._waited))
         if early:
             connection.write(early)
         return True
@@ -122,11 +142,15 @@ class Tunnel(Exchange):
         self._cut(BackendTimeoutError(f"nothing came through the WebSocket for {seconds} s"))
 
     def _cut(self, error: LlmuxError) -> None:
-        """What was relayed may still arrive; that the closing handshake is missing tells both sides enough."""
+        """What was relayed may still arrive. If it is llmux that ends it, and the backend's last frame is whole, the
+        client is told why; else, and to the backend, that the closing handshake is missing tells enough."""
         if not self._open:
             super()._cut(error)
             return
         self._log("cut", error)
+        if self._frames.between and not isinstance(error, BackendError):
+            code = SERVICE_RESTART if isinstance(error, RequestAbortedError) else GOING_AWAY
+            self._client.write(close_frame(code, error.message))
         self._client.close()
         self._finish(tell_client=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stakes, Stay, SwitchPolicy, SwitchTo, View
+from llmux.policy.base import Blocked, Decision, Foreseeing, ModelView, Plan, Stakes, Stay, SwitchPolicy, SwitchTo, View
 from llmux.policy.bounded import BoundedPolicy, Candidate
 from llmux.policy.break_even import BreakEvenPolicy
 from llmux.policy.drain_first import DrainFirstPolicy
@@ -19,6 +19,7 @@ __all__ = [
     "Decision",
     "DrainFirstPolicy",
     "FifoPolicy",
+    "Foreseeing",
     "ModelView",
     "Plan",
     "PriorityPolicy",

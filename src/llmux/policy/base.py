@@ -177,3 +177,15 @@ class SwitchPolicy(Protocol):
         after every event but the grant of a request whose model is awake anyway; and again after each switch that it
         begins, until it stays. `now` is in seconds and never goes back."""
         ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """What a policy may offer besides: to say for how long it lets somebody wait. Those who wait are told of it."""
+
+    def latest(self, view: View, names: Sequence[str], now: float) -> Sequence[float]:
+        """By when it has a switch to each of these models begin, at the latest, if that is possible then: for those who
+        wait for it, or, if nobody does, for one who came `now`. In seconds on the view's clock.
+
+        Asked at any time, and no log of events has it: it must change nothing that `decide` goes by."""
+        ...

@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from llmux.messages import ModelState
 from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stay, SwitchTo, View, waiting_since
 
 #: The derived limit on waiting is this many seconds at least.
@@ -139,6 +140,15 @@ class BoundedPolicy:
             recheck = min(recheck, choice)
         return Stay(None if recheck == _NEVER else recheck)
 
+    def latest(self, view: View, names: Sequence[str], now: float) -> list[float]:
+        """See `llmux.policy.base.Foreseeing`: they are due then."""
+        models = [view.model(name) for name in names]
+        limit = self.max_wait_secs
+        if limit is None:
+            waiting = sorted(view.waiting(), key=waiting_since) or models[:1]
+            limit = max(FLOOR, self.tours * tour(view, waiting, [model for model in view.models() if _is_up(model)]))
+        return [min(waiting_since(model), now) + limit for model in models]
+
     def _limit(self, view: View, waiting: Sequence[ModelView], now: float) -> float:
         if self.max_wait_secs is not None:
             return self.max_wait_secs
@@ -159,6 +169,11 @@ def _situation(view: View, waiting: Sequence[ModelView]) -> object:
     return states, [(model.name, waiting_since(model), model.urgency) for model in waiting]
 
 
+def _is_up(model: ModelView) -> bool:
+    """Awake, or in the middle of a switch, after which it or another one will be."""
+    return model.state in (ModelState.AWAKE, ModelState.DRAINING, ModelState.SLEEPING, ModelState.WAKING)
+
+
 def service_time(model: ModelView) -> float:
     """Seconds that a request of `model` takes, with a guess where none has ended."""
     return SERVICE_PRIOR if model.service_time is None else model.service_time
@@ -170,9 +185,10 @@ def drain_time(view: View, model: ModelView) -> float:
     return service_time(model) if seen is None else seen
 
 
-def tour(view: View, waiting: Sequence[ModelView]) -> float:
-    """Seconds to switch to everybody in `waiting` (not empty) once, and back to who is awake now."""
-    awake = [model for model in view.models() if model.awake_since is not None]
+def tour(view: View, waiting: Sequence[ModelView], awake: Sequence[ModelView] | None = None) -> float:
+    """Seconds to switch to everybody in `waiting` (not empty) once, and back to who is awake now, or to `awake`."""
+    if awake is None:
+        awake = [model for model in view.models() if model.awake_since is not None]
     start = awake[0].name if awake else None
     away = sum(view.expected_cost(start, model.name) + drain_time(view, model) for model in waiting)
     return away + sum(view.expected_cost(waiting[0].name, model.name) + drain_time(view, model) for model in awake)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llmux.policy.base import Decision, Plan, Stay, SwitchTo, View, waiting_since
 
 
@@ -33,6 +35,11 @@ class FifoPolicy:
             if until is not None and (recheck is None or until < recheck):
                 recheck = until
         return Stay(recheck)
+
+    def latest(self, view: View, names: Sequence[str], now: float) -> list[float]:
+        """See `llmux.policy.base.Foreseeing`: at once, but for the turn of whoever has its room."""
+        ends = [_turn_ends(view, plan, now) if isinstance(plan, Plan) else None for plan in map(view.plan, names)]
+        return [now if end is None else end for end in ends]
 
 
 def _turn_ends(view: View, plan: Plan, now: float) -> float | None:

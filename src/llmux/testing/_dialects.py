@@ -20,6 +20,9 @@ from starlette.routing import Route
 from llmux.testing._answers import Answer, Wording, last_text
 from llmux.testing._exchange import Exchange, error_response
 
+MISTAKES = (KeyError, TypeError, ValueError, AttributeError)
+"""What handlers raise for a body that is not what they expect."""
+
 
 class Speaker(Protocol):
     """What the routes need of their backend."""
@@ -55,6 +58,16 @@ def routes(speaker: Speaker) -> list[Route]:
 
         made += [Route(prefix + path, endpoint, methods=["POST"]) for prefix in ("", "/v1")]
     return made
+
+
+async def refuse(request: Request, mistake: Exception) -> Response:
+    """What a body is answered with that handlers make nothing of, as the API that was asked writes it."""
+    why = f"`{mistake.args[0]}` is needed." if isinstance(mistake, KeyError) else f"This cannot be read: {mistake}"
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"error": why}, status_code=400)
+    if "/messages" in request.url.path:
+        return JSONResponse({"type": "error", "error": {"type": "invalid_request_error", "message": why}}, 400)
+    return error_response(400, why)
 
 
 class _Said:
@@ -166,7 +179,7 @@ def _responses(question: dict[str, Any], model: str) -> _Said:
             _event("response.completed", sequence_number=2, response=response(said, "completed", _text(said))),
         )
 
-    given = question.get("input", "")
+    given = question["input"]
     prompt = given if isinstance(given, str) else last_text(given)
     limit = question.get("max_output_tokens")
     return _Said(

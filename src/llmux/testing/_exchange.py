@@ -59,6 +59,17 @@ class RequestRecord(msgspec.Struct):
         return next((value for key, value in self.headers if key == name.lower()), None)
 
 
+def record_of(scope: Scope, body: bytes = b"") -> RequestRecord:
+    """The record of what has come: a request with its `body`, or a WebSocket's handshake."""
+    return RequestRecord(
+        method=scope.get("method", "GET"),
+        path=scope["path"],
+        query=scope["query_string"].decode("latin-1"),
+        headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]),
+        body=body,
+    )
+
+
 class Pace(Protocol):
     """What an exchange needs to know of its backend."""
 

@@ -64,7 +64,7 @@ async def listen(app: Any, sock: socket.socket, *, keep_alive_secs: float) -> As
     config = uvicorn.Config(
         app,
         http=_Protocol,
-        ws="none",
+        ws="auto",  # what is there; if nothing is, a handshake is an ordinary request
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -30,10 +30,11 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
-from llmux.testing import _dialects, _listener
+from llmux.testing import _dialects, _listener, _realtime
 from llmux.testing._answers import Answer, Wording, answer_text, answer_tokens, last_text
 from llmux.testing._exchange import (
     MODEL_PATHS,
@@ -43,6 +44,7 @@ from llmux.testing._exchange import (
     Fault,
     RequestRecord,
     error_response,
+    record_of,
 )
 
 __all__ = ["Fault", "RequestRecord", "SimulatedBackend", "answer_text", "run_backend"]
@@ -125,7 +127,8 @@ class SimulatedBackend:
         self._loaded_at = 0.0
         self._serial = itertools.count(1)
         self._changed: asyncio.Event | None = None
-        self._app = Starlette(routes=self._routes(sleep_mode))
+        bad = dict.fromkeys(_dialects.MISTAKES, _dialects.refuse)
+        self._app = Starlette(routes=self._routes(sleep_mode), exception_handlers=bad)
 
     # --- for tests -----------------------------------------------------------------------------------------------
 
@@ -172,17 +175,14 @@ class SimulatedBackend:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         self.counts[path] += 1
+        if scope["type"] == "websocket":
+            await self._talk(scope, receive, send)
+            return
         try:
             body = await Request(scope, receive).body()
         except ClientDisconnect:  # before the request was complete: there was none
             return
-        record = RequestRecord(
-            method=scope["method"],
-            path=path,
-            query=scope["query_string"].decode("latin-1"),
-            headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]),
-            body=body,
-        )
+        record = record_of(scope, body)
         if path != "/health" and not path.startswith("/_"):
             self._requests.append(record)
         exchange = Exchange(self, scope, receive, send, record)
@@ -205,6 +205,21 @@ class SimulatedBackend:
             record.outcome = record.outcome or "answered"
             self.notify()
 
+    async def _talk(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket, from its handshake to its end. Faults are for requests."""
+        record = record_of(scope)
+        self._requests.append(record)
+        self.notify()
+        try:
+            if self.loading or self.asleep:
+                why = "Loading model" if self.loading else "The model is asleep"
+                await WebSocket(scope, receive, send).send_denial_response(error_response(503, why))
+            else:
+                await self._app(scope, receive, send)
+        finally:
+            record.outcome = "failed" if self.loading or self.asleep else "answered"
+            self.notify()
+
     def _take_fault(self, path: str) -> Fault | None:
         for index, (fault, left) in enumerate(self._faults):
             applies = path == fault.path if fault.path else path.startswith(MODEL_PATHS) and path != "/v1/models"
@@ -222,8 +237,8 @@ class SimulatedBackend:
             self._changed.set()
             self._changed = None
 
-    def _routes(self, sleep_mode: bool) -> list[Route]:
-        routes = [
+    def _routes(self, sleep_mode: bool) -> list[BaseRoute]:
+        routes: list[BaseRoute] = [
             Route("/health", self._health),
             Route("/v1/models", self._list_models),
             Route("/v1/chat/completions", self._generate, methods=["POST"]),
@@ -236,6 +251,7 @@ class SimulatedBackend:
             Route("/_script", self._script, methods=["POST"]),
             Route("/_requests", self._show_requests),
             *_dialects.routes(self),
+            *_realtime.routes(self),
         ]
         if sleep_mode:
             routes += [

@@ -8,12 +8,14 @@ raise their own error.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from llmux.errors import LlmuxError
+from llmux.messages import Prospects
 from llmux.wire.errors import ANTHROPIC_TYPES, anthropic_type, error_body, printable
 
 MAX_FAILURE_BYTES: Final = 64 * 1024
@@ -46,12 +48,20 @@ def dialect_of(path: bytes) -> Dialect | None:
 # --- comments -------------------------------------------------------------------------------------------------------
 
 
-def still_waiting(model: str, ahead: int, seconds: float, held: str = "") -> bytes:
-    """A comment: how many requests for `model` will be served before this one, and in about how many seconds it will be
-    its turn; 0: nobody can tell, since it should have been already. `held`: why it is nobody's turn for now."""
-    when = f", about {_rounded(seconds)}" if seconds > 0 else ""
-    if held:
-        when = f", held: {printable(held, 250)}"
+def still_waiting(model: str, ahead: int, seconds: float, prospects: Prospects) -> bytes:
+    """A comment: how many requests for `model` will be served before this one, and in about how many `seconds` it will
+    be its turn; 0: nobody can tell. Where there is no such number, and where it is but a bound, it says what the
+    request waits for, as far as `prospects` tell."""
+    about = f"about {_rounded(seconds, up=prospects.at_most)}"
+    why = f": {printable(prospects.why, 250)}" if prospects.why else ""
+    if prospects.held:
+        when = f", held: {printable(prospects.held, 250)}"
+    elif seconds <= 0:
+        when = why
+    elif prospects.at_most:
+        when = f", at most {about}{why}"
+    else:
+        when = f", {about}"
     return f": waiting for {printable(model, 200)}, {ahead} ahead{when}\n\n".encode()
 
 
@@ -61,11 +71,12 @@ def waited(fields: bytes) -> bytes:
     return b"".join([b": " + line + b"\n" for line in lines]) + b"\n"
 
 
-def _rounded(seconds: float) -> str:
-    """No more exact than a guess is."""
+def _rounded(seconds: float, *, up: bool) -> str:
+    """No more exact than a guess is; a bound is rounded `up`."""
+    to_whole = math.ceil if up else round
     if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min"
+        return f"{max(1, to_whole(seconds))} s"
+    return f"{to_whole(seconds / 60)} min"
 
 
 # --- failures -------------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from starlette.routing import Route
 
 from llmux.access import Access
 from llmux.control.ui import assets, doors
+from llmux.control.ui.assets import to_page
 
-__all__ = ["routes"]
+__all__ = ["routes", "to_page"]
 
 
 def routes(access: Callable[[], Access] = Access) -> list[Route]:

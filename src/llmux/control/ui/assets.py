@@ -79,9 +79,15 @@ def routes() -> list[Route]:
     return made
 
 
-async def _to_page(request: Request) -> Response:
+def to_page() -> Response:
+    """Sends a browser from beside the page's folder to the page."""
     # Relative, as is all in the page: so it works behind a proxy that puts llmux under a path of its own.
-    return Response(status_code=HTTPStatus.TEMPORARY_REDIRECT, headers={**HEADERS, "Location": "ui/"})
+    headers = {**HEADERS, "Location": "ui/", "Vary": "Accept"}
+    return Response(status_code=HTTPStatus.TEMPORARY_REDIRECT, headers=headers)
+
+
+async def _to_page(request: Request) -> Response:
+    return to_page()
 
 
 def _answer(body: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
