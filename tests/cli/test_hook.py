@@ -84,6 +84,7 @@ def test_it_is_run_as_the_server_would(folder: Path) -> None:
     assert cwd == str(folder / "conf"), "the folder of the configuration"
     given = dict(line.split("=", 1) for line in variables)
     assert given.pop("LLMUX_RUN_ID")
+    assert given.pop("LLMUX_LEADER").isdecimal()
     assert not Path(given.pop("LLMUX_BACKEND_FILE")).exists(), "it is removed"
     assert given == {
         "LLMUX_DEVICES": "gpu0", "LLMUX_FROM": "", "LLMUX_HOOK": "wake", "LLMUX_MODEL": "good", "LLMUX_PORT": "8001",

@@ -209,7 +209,8 @@ async def test_while_llmux_runs_and_with_what_it_has_written(tmp_path: Path) -> 
             if command.endswith(("--watch", "-f")):
                 await terminal.until(command, "llama")
             else:
-                told[command] = await terminal.run(command)
+                yes = " --yes" if sub == "free" else ""  # it asks, but only on a terminal
+                told[command] = await terminal.run(command + yes)
         assert [(await task).json()["error"]["code"] for task in waiting] == ["request_cancelled"]
     told |= {command: await terminal.run(command) for command in kind("with what llmux has written")}
     assert re.search(r"unsure +unconfirmed", told["llmux status"])
