@@ -146,6 +146,7 @@ class App:
         self._hooks = HookRunner(
             on_output=sinks.hook_output,
             on_held=self._telemetry.hook_output_held,
+            on_scarce=self._telemetry.hook_start_delayed,
             withheld=secret_variables(config),
             owner="" if config.path is None else sha256(os.fsencode(config.path)).hexdigest()[:16],
         )

@@ -21,6 +21,7 @@ from llmux.upstream import Pool
 
 if TYPE_CHECKING:
     from llmux.gateway.client import ClientConnection
+    from llmux.gateway.handshake import Handshake
 
 
 class Seconds:
@@ -54,7 +55,8 @@ class Shared:
         seconds: how long each phase may take.
         stopping: every response is the last of its connection.
         clients: the connections there are.
-        no_clients: set while there are none.
+        handshakes: of those that are to be among them.
+        no_clients: set while there are neither.
         buffered: bytes of requests, and of answers that clients leave unread, in memory.
         failing: models whose backend has failed its last request, and how many in a row it has.
         turns: for requests that were granted or refused together.
@@ -82,6 +84,7 @@ class Shared:
         self.observer = observer
         self.stopping = False
         self.clients: set[ClientConnection] = set()
+        self.handshakes: dict[ClientConnection, Handshake] = {}
         self.no_clients = asyncio.Event()
         self.no_clients.set()
         self.buffered = 0
@@ -102,17 +105,40 @@ class Shared:
         self.failing[model] = in_a_row = self.failing.get(model, 0) + 1
         self.scheduler.backend_failed(model, failure, in_a_row)
 
+    @property
+    def connections(self) -> int:
+        """How many connections there are from clients, their handshakes included."""
+        return len(self.clients) + len(self.handshakes)
+
     def client_opened(self, client: ClientConnection) -> None:
         """There is one more."""
+        if self.handshakes:
+            self.handshakes.pop(client, None)
         self.clients.add(client)
-        self.no_clients.clear()
-        if len(self.clients) >= self.most_clients:
-            self.crowded()
+        self._one_more()
 
     def client_closed(self, client: ClientConnection) -> None:
         """There is one less."""
         self.clients.discard(client)
-        if not self.clients:
+        self._one_less()
+
+    def handshake_began(self, client: ClientConnection, handshake: Handshake) -> None:
+        """Who is to be `client` has connected, and counts from now on."""
+        self.handshakes[client] = handshake
+        self._one_more()
+
+    def handshake_over(self, client: ClientConnection) -> None:
+        """It has failed, unless `client` was opened."""
+        if self.handshakes.pop(client, None) is not None:
+            self._one_less()
+
+    def _one_more(self) -> None:
+        self.no_clients.clear()
+        if len(self.clients) + len(self.handshakes) >= self.most_clients:
+            self.crowded()
+
+    def _one_less(self) -> None:
+        if not self.clients and not self.handshakes:
             self.no_clients.set()
         if self.most_clients != math.inf:
             self.roomy()
