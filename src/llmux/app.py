@@ -175,7 +175,7 @@ class App:
             tls=None if certificate is None else certificate.context,
             scribes=self._journals.scribes,
         )
-        self._keeper = Keeper(config, certificate, self._let_in)
+        self._keeper = Keeper(config, exposure, certificate, self._let_in)
         self._driver.connect(self._gateway)
         self.oversight = Oversight(lambda: self.config, self._driver, self._history)
         self.switcher = Switcher(self._driver, lambda: ports(self.config))
@@ -232,6 +232,8 @@ class App:
             most_buffered_bytes=self._gateway_settings.max_buffered_bytes,
             event_log_dropped=0 if self._recorder is None else self._recorder.dropped,
             access_log_dropped=self._journals.access_log_dropped,
+            secrets_good=self._keeper.good,
+            certificate_not_after=self._keeper.not_after,
         )
 
     @contextlib.asynccontextmanager

@@ -80,7 +80,9 @@ class SwitchSnapshot(msgspec.Struct, frozen=True, rename={"from_model": "from", 
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What of the process's own means is used now, and how much there may be of it (None: any number)."""
+    """What of the process's own means is used now, and how much there may be of it (None: any number). And whether the
+    files with keys and the certificate could be used when they were last read, and until when the certificate is valid,
+    in seconds since 1970 (None: there is none)."""
 
     connections: int = 0
     most_connections: int | None = None
@@ -88,6 +90,8 @@ class Usage(msgspec.Struct, frozen=True):
     most_buffered_bytes: int = 0
     event_log_dropped: int = 0
     access_log_dropped: int = 0
+    secrets_good: bool = True
+    certificate_not_after: float | None = None
 
 
 class DeviceSnapshot(msgspec.Struct, frozen=True):
