@@ -42,7 +42,10 @@ from llmux.testing._exchange import (
     Exchange,
     Fault,
     RequestRecord,
+    UnreadableError,
     error_response,
+    question_of,
+    unreadable,
 )
 
 __all__ = ["Fault", "RequestRecord", "SimulatedBackend", "answer_text", "run_backend"]
@@ -125,7 +128,7 @@ class SimulatedBackend:
         self._loaded_at = 0.0
         self._serial = itertools.count(1)
         self._changed: asyncio.Event | None = None
-        self._app = Starlette(routes=self._routes(sleep_mode))
+        self._app = Starlette(routes=self._routes(sleep_mode), exception_handlers={UnreadableError: unreadable})
 
     # --- for tests -----------------------------------------------------------------------------------------------
 
@@ -265,7 +268,7 @@ class SimulatedBackend:
         return JSONResponse({"object": "list", "data": data})
 
     async def _generate(self, request: Request) -> Response:
-        question = await request.json()
+        question = await question_of(request)
         chat = request.url.path.endswith("chat/completions")
         model = str(question.get("model") or self.models[0])
         exchange: Exchange = request.scope["llmux.exchange"]
@@ -306,7 +309,7 @@ class SimulatedBackend:
                 self.active -= 1
 
     async def _embed(self, request: Request) -> Response:
-        question = await request.json()
+        question = await question_of(request)
         model = str(question.get("model") or self.models[0])
         request.scope["llmux.exchange"].record.model = model
         given = question.get("input", "")
