@@ -270,10 +270,10 @@ class App:
                     sight=self.oversight,
                     orders=self.oversight,
                 )
-            ) as address,
+            ) as dial,
             self._keeping(),
         ):
-            self._gateway.control = address
+            self._gateway.set_control(dial)
             if self._standing is not None:  # before anybody can ask for a model
                 self._driver.restore(self._standing)
             for orphan in await self._hooks.end_orphans():  # before anybody can have a model woken

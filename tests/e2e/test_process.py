@@ -491,3 +491,14 @@ async def test_60_a_second_signal_starts_no_last_sleep(tmp_path: Path) -> None:
                 with contextlib.suppress(httpx.HTTPError):
                     await waiting
             assert not processes_with(b"LLMUX_MODEL=a", folder=tmp_path)
+
+
+async def test_a_cleaner_of_temporary_folders_finds_nothing_to_remove(tmp_path: Path) -> None:
+    """As `systemd-tmpfiles` would in the folder of an llmux that has run for weeks."""
+    path, folder = tmp_path / "config.json", tmp_path / "tmp"
+    await write(path, {"models": {"a": {"port": 1, "wake": "true", "sleep": "true", "alive": "false"}}})
+    await asyncio.to_thread(folder.mkdir)
+    async with llmux_process("-c", str(path), "-p", "0", TMPDIR=str(folder)) as server, client_of(server) as client:
+        assert (await client.get("/ready")).status_code == 200
+        assert await asyncio.to_thread(os.listdir, folder) == []
+        assert await server.stop() == 0

@@ -27,7 +27,7 @@ from llmux.gateway.shared import Shared
 from llmux.messages import Outcome
 from llmux.ports import Scheduler
 from llmux.records import Scribe
-from llmux.upstream import CanaryRun
+from llmux.upstream import CanaryRun, Dial
 
 SWEEP_SECONDS: Final = 0.25
 """How often deadlines are looked at: one timer for all of them, so that the path of a request only stores a float."""
@@ -47,9 +47,9 @@ log = logs.get_logger(__name__)
 class Gateway:
     """Relays requests to the backends of models, when the scheduler says so. Implements `llmux.ports.Backends`.
 
-    Must be made on a running loop. `backends` has every name that `scheduler.resolve` may give. `control` is where the
-    control plane listens, and may be set later; without it, its paths are 404. `access` says who is let in, and may be
-    exchanged at any time. With `tls`, all listeners speak TLS. `scribes` are told of every request.
+    Must be made on a running loop. `backends` has every name that `scheduler.resolve` may give. `control` is how the
+    control plane is reached, and may be set later; without it, its paths are 404. `access` says who is let in, and may
+    be exchanged at any time. With `tls`, all listeners speak TLS. `scribes` are told of every request.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Gateway:
         *,
         scheduler: Scheduler,
         backends: Mapping[str, Backend],
-        control: BackendAddress | None,
+        control: BackendAddress | Dial | None,
         settings: GatewaySettings,
         observer: Observer,
         access: Access | None = None,
@@ -107,14 +107,9 @@ class Gateway:
         """What the listeners are bound to, as `socket.getsockname` has it."""
         return self._listeners.addresses
 
-    @property
-    def control(self) -> BackendAddress | None:
-        """Where the control plane listens."""
-        return None if self._shared.control is None else self._shared.control.address
-
-    @control.setter
-    def control(self, address: BackendAddress | None) -> None:
-        self._shared.set_control(address)
+    def set_control(self, control: BackendAddress | Dial | None) -> None:
+        """This is how the control plane is reached from now on."""
+        self._shared.set_control(control)
 
     @property
     def access(self) -> Access:

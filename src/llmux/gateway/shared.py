@@ -17,7 +17,7 @@ from llmux.gateway.settings import Backend, GatewaySettings, Timeouts
 from llmux.gateway.turns import Turns
 from llmux.messages import Failure
 from llmux.ports import Scheduler
-from llmux.upstream import Pool
+from llmux.upstream import Dial, Pool
 
 if TYPE_CHECKING:
     from llmux.gateway.client import ClientConnection
@@ -70,7 +70,7 @@ class Shared:
         *,
         scheduler: Scheduler,
         backends: Mapping[str, Backend],
-        control: BackendAddress | None,
+        control: BackendAddress | Dial | None,
         settings: GatewaySettings,
         observer: Observer,
         access: Access,
@@ -143,14 +143,22 @@ class Shared:
         if self.most_clients != math.inf:
             self.roomy()
 
-    def set_control(self, address: BackendAddress | None) -> None:
-        """The control plane is at `address` from now on."""
+    def set_control(self, control: BackendAddress | Dial | None) -> None:
+        """This is how the control plane is reached from now on."""
         if self.control is not None:
             self.control.close()
-        self.control = None if address is None else self._pool(address)
+        if control is None:
+            self.control = None
+        elif isinstance(control, BackendAddress):
+            self.control = self._pool(control)
+        else:
+            self.control = self._pool(BackendAddress(unix_path="control"), control)
 
-    def _pool(self, address: BackendAddress) -> Pool:
-        return Pool(address, max_idle=self.settings.max_idle_upstream, idle_seconds=self.settings.upstream_idle_seconds)
+    def _pool(self, address: BackendAddress, dial: Dial | None = None) -> Pool:
+        settings = self.settings
+        return Pool(
+            address, max_idle=settings.max_idle_upstream, idle_seconds=settings.upstream_idle_seconds, dial=dial
+        )
 
     def reconfigure(self, backends: Mapping[str, Backend], settings: GatewaySettings) -> None:
         """Go on with these. Where a model's backend is, and what it calls the model, counts from its next wake: until
