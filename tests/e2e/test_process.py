@@ -209,7 +209,12 @@ async def one_model(folder: Path, backend: SimulatedBackend, **config: Any) -> A
     async with backend.serving() as (_, port):
         models = {
             "a": {"port": port, "wake": noting(journal), "sleep": noting(journal), "alive": "false"},
-            "b": {"port": port, "wake": noting(journal, "exec sleep 600"), "sleep": noting(journal), "alive": "false"},
+            "b": {
+                "port": port,
+                "wake": noting(journal, "sleep 600 & wait"),
+                "sleep": noting(journal),
+                "alive": "false",
+            },
         }
         path = await write(folder / "config.json", {"models": models, "alive_interval_secs": 0, **config})
         async with llmux_process("-c", str(path), "-p", "0") as server:
@@ -476,7 +481,7 @@ async def test_60_a_second_signal_starts_no_last_sleep(tmp_path: Path) -> None:
     """A sleep hook that is killed while llmux ends must not be followed by another one, which nobody would end."""
     async with SimulatedBackend("a").serving() as (_, port):
         models = {
-            "a": {"port": port, "wake": "true", "sleep": "exec sleep 600", "alive": "false"},
+            "a": {"port": port, "wake": "true", "sleep": "sleep 600 & wait", "alive": "false"},
             "b": {"port": port, "wake": "true", "sleep": "true", "alive": "false"},
         }
         config = await write(tmp_path / "config.json", {"models": models, "on_exit": "sleep"})
