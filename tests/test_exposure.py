@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import trustme
 
 from llmux.access import Access
-from llmux.certificates import Certificate
+from llmux.certificates import Certificate, not_after
 from llmux.config import Config, KeyConfig, ModelConfig, TlsConfig
 from llmux.errors import ConfigError
 from llmux.exposure import Exposure, Keeper, expose
@@ -35,7 +37,7 @@ class World:
         assert self.exposure.certificate is not None
         self.certificate = Certificate(self.exposure.certificate)
         self.applied: list[Access] = []
-        self.keeper = Keeper(self.config, self.certificate, self.applied.append)
+        self.keeper = Keeper(self.config, self.exposure, self.certificate, self.applied.append)
 
     def issue(self) -> None:
         issued = trustme.CA().issue_cert("localhost")
@@ -171,6 +173,69 @@ async def test_another_configuration_is_adopted_whole(world: World) -> None:
     for _ in range(3):
         await world.keeper.look()
     assert len(world.applied) == 1, "that file is nothing to it any more"
+
+
+@pytest.mark.fault(65)
+async def test_a_key_that_changes_right_after_a_reload_is_not_taken_for_the_one_that_was_read(world: World) -> None:
+    """Nobody has looked since: the files are compared with what they were before they were read."""
+    exposure = await asyncio.to_thread(expose, world.config)
+    await world.change(lambda: world.secret.write_text("second-key-0123456789"))
+    world.keeper.adopt(world.config, exposure)
+    await world.change(world.issue)
+    for _ in range(2):
+        await world.keeper.look()
+    assert not opened_by(world.applied[-1], b"first-key-0123456789")
+    assert opened_by(world.applied[-1], b"second-key-0123456789")
+    assert world.shown is not exposure.certificate
+
+
+@pytest.mark.fault(65)
+async def test_nor_is_one_that_changes_right_after_the_start(world: World) -> None:
+    await world.change(lambda: world.secret.write_text("second-key-0123456789"))
+    for _ in range(2):
+        await world.keeper.look()
+    assert not opened_by(world.applied[-1], b"first-key-0123456789")
+
+
+async def test_a_certificate_that_the_new_configuration_does_not_have_is_still_looked_after(world: World) -> None:
+    """Without `tls`, the listeners keep it until a restart; `config` is what is in use."""
+    exposure = await asyncio.to_thread(expose, world.config.model_copy(update={"tls": None}))
+    world.keeper.adopt(world.config, exposure)
+    for _ in range(3):
+        await world.keeper.look()
+    assert len(world.applied) == 1, "nothing has changed"
+    await world.change(world.issue)
+    for _ in range(2):
+        await world.keeper.look()
+    assert world.shown is not world.exposure.certificate
+
+
+async def test_what_the_metrics_are_told(world: World) -> None:
+    keeper = world.keeper
+    assert (keeper.not_after or 0.0) - time.time() > 86400
+    told = [keeper.good]
+    for change in (
+        lambda: world.secret.write_text(""),
+        world.issue,  # that can be used, but the key still cannot
+        lambda: world.secret.write_text("second-key-0123456789"),
+    ):
+        await world.change(change)
+        for _ in range(2):
+            await keeper.look()
+        told.append(keeper.good)
+    assert told == [True, False, False, True]
+
+
+@pytest.mark.parametrize("year", [2031, 2049, 2050, 2077])
+def test_until_when_a_certificate_is_valid(tmp_path: Path, year: int) -> None:
+    """Up to 2049 certificates have two digits of the year, from 2050 on four."""
+    when = datetime(year, 2, 3, 4, 5, 6, tzinfo=UTC)
+    issued = trustme.CA().issue_cert("localhost", not_after=when)
+    path = tmp_path / "cert.pem"
+    path.write_bytes(b"Of the mail server:\n" + b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    assert not_after(path) == when.timestamp()
+    path.write_text("nonsense")
+    assert not_after(path) is None
 
 
 async def test_all_that_is_missing_is_told_at_once(world: World) -> None:

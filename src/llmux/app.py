@@ -146,6 +146,7 @@ class App:
         self._hooks = HookRunner(
             on_output=sinks.hook_output,
             on_held=self._telemetry.hook_output_held,
+            on_scarce=self._telemetry.hook_start_delayed,
             withheld=secret_variables(config),
             owner="" if config.path is None else sha256(os.fsencode(config.path)).hexdigest()[:16],
         )
@@ -174,7 +175,7 @@ class App:
             tls=None if certificate is None else certificate.context,
             scribes=self._journals.scribes,
         )
-        self._keeper = Keeper(config, certificate, self._let_in)
+        self._keeper = Keeper(config, exposure, certificate, self._let_in)
         self._driver.connect(self._gateway)
         self.oversight = Oversight(lambda: self.config, self._driver, self._history)
         self.switcher = Switcher(self._driver, lambda: ports(self.config))
@@ -231,6 +232,8 @@ class App:
             most_buffered_bytes=self._gateway_settings.max_buffered_bytes,
             event_log_dropped=0 if self._recorder is None else self._recorder.dropped,
             access_log_dropped=self._journals.access_log_dropped,
+            secrets_good=self._keeper.good,
+            certificate_not_after=self._keeper.not_after,
         )
 
     @contextlib.asynccontextmanager
@@ -267,10 +270,10 @@ class App:
                     sight=self.oversight,
                     orders=self.oversight,
                 )
-            ) as address,
+            ) as dial,
             self._keeping(),
         ):
-            self._gateway.control = address
+            self._gateway.set_control(dial)
             if self._standing is not None:  # before anybody can ask for a model
                 self._driver.restore(self._standing)
             for orphan in await self._hooks.end_orphans():  # before anybody can have a model woken

@@ -8,6 +8,7 @@ keep what they have.
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 ALPN = "http/1.1"
@@ -46,6 +47,54 @@ def load_certificate(cert: Path, key: Path) -> ssl.SSLContext:
     except (OSError, ValueError) as error:
         raise CertificateError("cert", f"{cert} and {key} cannot be used: {error}") from error
     return context
+
+
+def not_after(cert: Path) -> float | None:
+    """Until when the first certificate of a PEM file is valid, in seconds since 1970; None if that cannot be told.
+    Blocks."""
+    try:
+        text = cert.read_text(encoding="latin-1")
+        begin = text.index(ssl.PEM_HEADER)
+        end = text.index(ssl.PEM_FOOTER, begin) + len(ssl.PEM_FOOTER)
+        return _not_after(ssl.PEM_cert_to_DER_cert(text[begin:end]))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _not_after(der: bytes) -> float:
+    """The second time of `validity` (RFC 5280, section 4.1), which Python's ssl tells of peers' certificates only."""
+    certificate = _parts(_content(der))
+    fields = _parts(certificate[0][1])
+    if fields[0][0] == _VERSION:
+        del fields[0]
+    _serial, _signature, _issuer, (_, validity), *_ = fields
+    kind, digits = _parts(validity)[1]
+    text = digits.decode("ascii").removesuffix("Z")
+    if kind == _UTC_TIME:  # two digits of the year, from 1950 on
+        text = ("19" if text[:2] >= "50" else "20") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
+
+
+_VERSION = 0xA0
+_UTC_TIME = 0x17
+
+
+def _content(der: bytes) -> bytes:
+    return _parts(der)[0][1]
+
+
+def _parts(der: bytes) -> list[tuple[int, bytes]]:
+    """The tag and the content of each of the values that follow each other in `der` (X.690)."""
+    found = []
+    at = 0
+    while at < len(der):
+        tag, length, at = der[at], der[at + 1], at + 2
+        if length & 0x80:
+            size = length & 0x7F
+            length, at = int.from_bytes(der[at : at + size], "big"), at + size
+        found.append((tag, der[at : at + length]))
+        at += length
+    return found
 
 
 def _no_passphrase() -> str:

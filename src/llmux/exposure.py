@@ -11,13 +11,13 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from llmux import logs
 from llmux.access import Access, Hosts, Key, Keyring, Origins
-from llmux.certificates import Certificate, CertificateError, load_certificate
+from llmux.certificates import Certificate, CertificateError, load_certificate, not_after
 from llmux.config import Config, FoundKey, Secrets, read_secrets, secret_files
 
 LOOK_SECONDS: Final = 5.0
@@ -26,16 +26,24 @@ file systems, nor behind the links that container platforms put in the place of 
 
 log = logs.get_logger("llmux")
 
-Signature = tuple[tuple[int, int, int, int] | None, ...]
+Signature = dict[Path, tuple[int, int, int, int] | None]
+"""Files, and what changes where one of them does; None where it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What a configuration says about who may reach llmux, with all that it names read."""
+    """What a configuration says about who may reach llmux, with all that it names read.
+
+    Attributes:
+        read: the files as they were before they were read: what is written later is a change.
+        not_after: until when the certificate is valid, in seconds since 1970; None if that is not known.
+    """
 
     access: Access
     certificate: ssl.SSLContext | None
     warnings: tuple[str, ...] = ()
+    read: Signature = field(default_factory=dict)
+    not_after: float | None = None
 
 
 def expose(config: Config) -> Exposure:
@@ -44,17 +52,19 @@ def expose(config: Config) -> Exposure:
     Raises:
         ConfigError: with everything that cannot be used.
     """
+    read = _signature(watched_files(config))
     secrets = read_secrets(config)
     faults = list(secrets.faults)
-    certificate = None
+    certificate = expiry = None
     if config.tls_files is not None:
         try:
             certificate = load_certificate(*config.tls_files)
+            expiry = not_after(config.tls_files[0])
         except CertificateError as error:
             faults.append((("tls", error.part), str(error)))
     if faults:
         raise config.error(faults)
-    return Exposure(access_of(config, secrets), certificate, secrets.warnings)
+    return Exposure(access_of(config, secrets), certificate, secrets.warnings, read, expiry)
 
 
 def access_of(config: Config, secrets: Secrets) -> Access:
@@ -79,26 +89,39 @@ class Keeper:
 
     Args:
         config: what to read them for; `adopt` gives it another.
+        exposure: what was read for it.
         certificate: gets a certificate when there is a new one.
         apply: is called with who is let in when that has changed.
+
+    Attributes:
+        good: all of them could be used when they were last read.
+        not_after: until when the certificate that is shown is valid, in seconds since 1970; None if there is none, or
+            that is not known.
     """
 
-    def __init__(self, config: Config, certificate: Certificate | None, apply: Callable[[Access], None]) -> None:
+    def __init__(
+        self, config: Config, exposure: Exposure, certificate: Certificate | None, apply: Callable[[Access], None]
+    ) -> None:
         self._config = config
         self._certificate = certificate
         self._apply = apply
-        self._read: Signature | None = None  # as the files were when they were read last
-        self._seen: Signature | None = None  # as they were at the last look
+        self._read = self._seen = exposure.read  # as the files were when they were read, and at the last look
+        self.good = True
+        self.not_after = None if certificate is None else exposure.not_after
 
     def adopt(self, config: Config, exposure: Exposure) -> None:
         """Go by another configuration from now on, which was read just now: the next request and the next handshake do.
 
-        Listeners stay as they are: from plain HTTP to TLS, or back, is a restart."""
+        Listeners stay as they are: from plain HTTP to TLS, or back, is a restart. Until then, `config` names the
+        certificate that there was, and `exposure` has none."""
         self._config = config
-        self._read = self._seen = None
+        known = self._read | exposure.read
+        self._read = self._seen = {path: known.get(path) for path in watched_files(config)}
+        self.good = True
         self._apply(exposure.access)
         if self._certificate is not None and exposure.certificate is not None:
             self._certificate.exchange(exposure.certificate)
+            self.not_after = exposure.not_after
 
     async def keep(self, seconds: float = LOOK_SECONDS) -> None:
         """Look every so many seconds, for ever."""
@@ -109,44 +132,49 @@ class Keeper:
     async def look(self) -> None:
         """Look once. What has changed is read once it has stayed the same from one look to the next: a certificate and
         its key are two files, and are seldom put there at the same moment."""
-        files = watched_files(self._config)
+        config = self._config
+        files = watched_files(config)
         if not files:
-            self._read = self._seen = ()
+            self._read = self._seen = {}
             return
         now = await asyncio.to_thread(_signature, files)
-        if self._read is None:
-            self._read = now
+        if config is not self._config:
+            return  # another one was adopted meanwhile
         settled = now == self._seen
         self._seen = now
         if now != self._read and settled:
             self._read = now
-            await self._renew_keys()
-            await self._renew_certificate()
+            keys_good = await self._renew_keys(config)
+            certificate_good = await self._renew_certificate(config)
+            if config is self._config:
+                self.good = keys_good and certificate_good
 
-    async def _renew_keys(self) -> None:
-        config = self._config
+    async def _renew_keys(self, config: Config) -> bool:
         secrets = await asyncio.to_thread(read_secrets, config)
         if config is not self._config:
-            return  # another one was adopted meanwhile
+            return False
         if secrets.faults:
             log.error("keys_not_reloaded", error=str(config.error(secrets.faults)))
-            return
+            return False
         self._apply(access_of(config, secrets))
         log.info("keys_reloaded", api_keys=len(secrets.api_keys), admin_keys=len(secrets.admin_keys))
+        return True
 
-    async def _renew_certificate(self) -> None:
-        config = self._config
+    async def _renew_certificate(self, config: Config) -> bool:
         files = config.tls_files
         if files is None or self._certificate is None:
-            return
+            return True
         try:
             loaded = await asyncio.to_thread(load_certificate, *files)
         except CertificateError as error:
             log.error("certificate_not_reloaded", error=str(error))
-            return
+            return False
+        expiry = await asyncio.to_thread(not_after, files[0])
         if config is self._config:
             self._certificate.exchange(loaded)
+            self.not_after = expiry
             log.info("certificate_reloaded", cert=str(files[0]))
+        return True
 
 
 def watched_files(config: Config) -> tuple[Path, ...]:
@@ -155,7 +183,7 @@ def watched_files(config: Config) -> tuple[Path, ...]:
 
 
 def _signature(files: Iterable[Path]) -> Signature:
-    return tuple(map(_state, files))
+    return {path: _state(path) for path in files}
 
 
 def _state(path: Path) -> tuple[int, int, int, int] | None:

@@ -31,6 +31,16 @@ RETRY_SECS = 1.0
 log = logs.get_logger("llmux.reload")
 
 
+def warn_if_open(config: Config) -> None:
+    """To be called where other machines can reach the port: say so if nothing keeps them from using it."""
+    if not config.api_keys:
+        log.warning(
+            "public_bind",
+            message="other machines can reach this port, and whoever does may use all models: set `api_keys`, or "
+            "`host: 127.0.0.1`",
+        )
+
+
 class Reloader:
     """Keeps an application at what its file says.
 
@@ -38,6 +48,7 @@ class Reloader:
         app: was made from the file at `path`.
         overrides: keys that the command line has set, whatever the file says.
         port: that llmux listens on.
+        public: other machines can reach that port.
         seen: the `digest` of the file when `app` was made from it; what changes from then on is noticed. None: when it
             begins to be watched.
     """
@@ -49,12 +60,14 @@ class Reloader:
         *,
         overrides: Mapping[str, Any] | None = None,
         port: int = 0,
+        public: bool = False,
         seen: bytes | None = None,
     ) -> None:
         self._app = app
         self._path = path
         self._overrides = dict(overrides or {})
         self._port = port
+        self._public = public
         self._one_at_a_time = asyncio.Lock()
         self._seen = seen
         self.problems: tuple[str, ...] = ()
@@ -87,6 +100,8 @@ class Reloader:
             )
             if changes.at_start:
                 log.warning("config_needs_restart", keys=", ".join(changes.at_start))
+            if self._public:
+                warn_if_open(self._app.config)
             return True
 
     def _refuse(self, cause: str, problems: Sequence[str]) -> None:

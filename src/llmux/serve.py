@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from llmux import garbage, heap, logs
+from llmux import garbage, hangup, heap, logs
 from llmux.config import Config
 from llmux.exposure import expose
 from llmux.version import version
@@ -139,7 +139,7 @@ async def _serve(
 ) -> int:
     # After the binding, which should not have to wait until all of llmux is imported.
     from llmux.app import build_app
-    from llmux.reload import Reloader, digest
+    from llmux.reload import Reloader, digest, warn_if_open
 
     # It was read just now; what happens to it while llmux starts must not go unnoticed.
     seen = await asyncio.to_thread(digest, config.path) if watch and config.path is not None else None
@@ -147,8 +147,10 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, signals.put_nowait, number)
-    hangup = asyncio.Event()  # several that come while the file is read are one
-    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    hung_up = asyncio.Event()  # several that come while the file is read are one
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+    if hangup.noted():
+        hung_up.set()
     listening_port = sockets[0].getsockname()[1]
     for warning in [*config.warnings, *warnings, *config.port_warnings(listening_port)]:
         log.warning("config_warning", message=warning)
@@ -163,17 +165,14 @@ async def _serve(
             raise StartError(f"cannot start: {error}") from error
         url = f"{'http' if config.tls is None else 'https'}://{_netloc(*address[:2])}"
         log.info("listening", url=url, models=", ".join(config.models), version=version())
-        if not config.api_keys and any(_is_public(sock.getsockname()[0]) for sock in sockets):
-            log.warning(
-                "public_bind",
-                message="other machines can reach this port, and whoever does may use all models: set `api_keys`, or "
-                "`host: 127.0.0.1`",
-            )
+        public = any(_is_public(sock.getsockname()[0]) for sock in sockets)
+        if public:
+            warn_if_open(config)
 
         stack.callback(garbage.tame(lambda: app.connections))
         if config.path is not None:
-            reloader = Reloader(app, config.path, overrides=overrides, port=listening_port, seen=seen)
-            await stack.enter_async_context(_while_serving(_reload_on(hangup, reloader)))
+            reloader = Reloader(app, config.path, overrides=overrides, port=listening_port, public=public, seen=seen)
+            await stack.enter_async_context(_while_serving(_reload_on(hung_up, reloader)))
             app.oversight.reloader = partial(_reload_by_order, reloader)
             if watch:
                 await stack.enter_async_context(_while_serving(reloader.watch()))
@@ -198,10 +197,10 @@ async def _serve(
         return status
 
 
-async def _reload_on(hangup: asyncio.Event, reloader: Reloader) -> None:
+async def _reload_on(hung_up: asyncio.Event, reloader: Reloader) -> None:
     while True:
-        await hangup.wait()
-        hangup.clear()
+        await hung_up.wait()
+        hung_up.clear()
         await reloader.reload("SIGHUP")
 
 

@@ -14,7 +14,7 @@ STALLED_AFTER_SECS = 5.0
 """How long somebody may wait, with nothing under way, before the scheduler counts as stalled, in seconds."""
 
 OVERDUE_SECS = 30.0
-"""How long after its deadline a hook must have ended, in seconds: ending one by force takes up to 10."""
+"""How long after its deadline a hook or a drain must have ended, in seconds: ending a hook by force takes up to 10."""
 
 
 class ModelSnapshot(msgspec.Struct, frozen=True, rename={"oldest_waiter_age": "oldest_waiter_secs"}):
@@ -89,7 +89,9 @@ class SwitchSnapshot(msgspec.Struct, frozen=True, rename={"from_model": "from", 
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What of the process's own means is used now, and how much there may be of it (None: any number)."""
+    """What of the process's own means is used now, and how much there may be of it (None: any number). And whether the
+    files with keys and the certificate could be used when they were last read, and until when the certificate is valid,
+    in seconds since 1970 (None: there is none)."""
 
     connections: int = 0
     most_connections: int | None = None
@@ -97,6 +99,8 @@ class Usage(msgspec.Struct, frozen=True):
     most_buffered_bytes: int = 0
     event_log_dropped: int = 0
     access_log_dropped: int = 0
+    secrets_good: bool = True
+    certificate_not_after: float | None = None
 
 
 class DeviceSnapshot(msgspec.Struct, frozen=True):
@@ -122,7 +126,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     deadlines and the periodic alive check do not count: they would come even if the scheduler had forgotten everybody.
 
     `overdue`: hooks that should have been ended by force `OVERDUE_SECS` ago, and of whose end the scheduler has not
-    heard. That does not happen unless llmux has a fault; then nothing that waits for them gets on.
+    heard. That does not happen unless llmux has a fault, or the system has no descriptors or processes left to start
+    them; then nothing that waits for them gets on.
+
+    `wedged`: what a fault of llmux has brought to a standstill for ever.
     """
 
     models: tuple[ModelSnapshot, ...]
@@ -132,6 +139,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     stopping: bool = False
     switches: tuple[SwitchSnapshot, ...] = ()
     overdue: tuple[str, ...] = ()
+    wedged: tuple[str, ...] = ()
     released: ReleasedSnapshot | None = None
 
     @property
@@ -145,10 +153,10 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     @property
     def stalled(self) -> bool:
-        """A hook is `overdue`, or somebody has waited for more than `STALLED_AFTER_SECS` and nothing under way will
-        ever serve them: a decision is made at every event, so this state does not pass by itself. A policy that keeps
-        people waiting must therefore name a time to look again (`Stay.recheck_at`)."""
-        if self.overdue:
+        """A hook is `overdue`, something is `wedged`, or somebody has waited for more than `STALLED_AFTER_SECS` and
+        nothing under way will ever serve them: a decision is made at every event, so this state does not pass by
+        itself. A policy that keeps people waiting must therefore name a time to look again (`Stay.recheck_at`)."""
+        if self.overdue or self.wedged:
             return True
         if self.released is not None:
             return False  # whoever waits does so until an operator says so
@@ -175,7 +183,8 @@ class Snapshot(msgspec.Struct, frozen=True):
                 models = f" (it may be held by {', '.join(device.lost_models)})" if device.lost_models else ""
                 found.append(f"device lost: {device.name}{models}")
         found += [f"overdue, and not heard of: {hook}" for hook in self.overdue]
-        if self.stalled and not self.overdue:
+        found += self.wedged
+        if self.stalled and not (self.overdue or self.wedged):
             found.append("requests wait and nothing is under way for them")
         return found
 

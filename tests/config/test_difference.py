@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmux.config import Config, ModelConfig, PolicyConfig, as_started, difference
+from llmux.config import Config, ModelConfig, PolicyConfig, TlsConfig, as_started, difference
 
 
 def model(**more: Any) -> ModelConfig:
@@ -47,3 +47,14 @@ def test_a_policy_is_made_anew_for_its_options_and_for_other_models() -> None:
     assert difference(old, Config(models={"a": model(), "b": model()})).policy
     assert difference(old, Config(models={"a": model()}, policy=PolicyConfig(min_active_secs=1))).policy
     assert not difference(old, Config(models={"a": model(sleep="x")})).policy
+
+
+def test_tls_counts_at_once_where_there_was_tls_and_at_the_next_start_where_it_comes_or_goes() -> None:
+    plain = Config(models={"a": model()})
+    one = plain.model_copy(update={"tls": TlsConfig(cert="one.pem", key="key.pem")})
+    other = plain.model_copy(update={"tls": TlsConfig(cert="other.pem", key="key.pem")})
+    assert (difference(one, other).changed, difference(one, other).at_start) == (("tls",), ())
+    assert as_started(one, other).tls == other.tls
+    for old, new in ((plain, one), (one, plain)):
+        assert (difference(old, new).changed, difference(old, new).at_start) == ((), ("tls",))
+        assert as_started(old, new).tls == old.tls

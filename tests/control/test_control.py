@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import signal
-import stat
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from llmux.control import ModelEntry, build_control, control_server
 from llmux.messages import ModelState
 from llmux.snapshot import STALLED_AFTER_SECS, DeviceSnapshot, ModelSnapshot, Snapshot
 from llmux.telemetry import Telemetry
+from llmux.upstream import Dial
 
 pytestmark = pytest.mark.anyio
 
@@ -55,13 +57,32 @@ class View:
 
 @asynccontextmanager
 async def client_of(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
-    async with (
-        control_server(lambda: app) as address,
-        httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=address.unix_path), base_url="http://control"
-        ) as client,
-    ):
-        yield client
+    async with control_server(lambda: app) as dial, at_a_path(dial) as path:
+        transport = httpx.AsyncHTTPTransport(uds=path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://control") as client:
+            yield client
+
+
+@asynccontextmanager
+async def at_a_path(dial: Dial) -> AsyncIterator[str]:
+    """For clients that need an address: whoever connects to the path is put through."""
+
+    async def put_through(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs = await asyncio.open_unix_connection(sock=dial())
+        with contextlib.suppress(OSError):
+            await asyncio.gather(pump(reader, theirs[1]), pump(theirs[0], writer))
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        async with await asyncio.start_unix_server(put_through, f"{folder}/control.sock"):
+            yield f"{folder}/control.sock"
 
 
 @pytest.fixture
@@ -237,21 +258,21 @@ async def hello(request: Request) -> Response:
     return PlainTextResponse("hello")
 
 
-async def test_the_socket_is_private_and_goes_away() -> None:
-    async with control_server(lambda: Starlette(routes=[Route("/", hello)])) as address:
-        path = Path(address.unix_path)
-        assert stat.S_IMODE(os.stat(path.parent).st_mode) == 0o700
-        assert stat.S_ISSOCK(os.stat(path).st_mode)
-    assert not path.parent.exists()
-
-
-async def test_a_long_temporary_directory_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = tmp_path / ("x" * 120)
-    long.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(long))
-    async with client_of(Starlette(routes=[Route("/", hello)])) as client:
-        assert (await client.get("/")).text == "hello"
-    assert list(long.iterdir()) == []
+async def test_it_has_no_address_that_anybody_could_connect_to_or_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    async with control_server(lambda: Starlette(routes=[Route("/", hello)])) as dial:
+        for _ in range(2):
+            with dial() as sock:
+                assert (sock.family, sock.getsockname(), sock.getpeername()) == (socket.AF_UNIX, "", "")
+                reader, writer = await asyncio.open_unix_connection(sock=sock)
+                writer.write(b"GET / HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n")
+                assert (await reader.read()).endswith(b"hello")
+                writer.close()
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConnectionRefusedError):
+        dial()
 
 
 async def test_what_comes_before_the_application_is_loaded_waits_for_it() -> None:
@@ -261,8 +282,8 @@ async def test_what_comes_before_the_application_is_loaded_waits_for_it() -> Non
         assert connected.wait(30)
         return Starlette(routes=[Route("/", hello)])
 
-    async with control_server(load) as address:
-        reader, writer = await asyncio.open_unix_connection(address.unix_path)
+    async with control_server(load) as dial:
+        reader, writer = await asyncio.open_unix_connection(sock=dial())
         writer.write(b"GET / HTTP/1.1\r\nHost: control\r\nConnection: close\r\n\r\n")
         connected.set()
         assert (await reader.read()).endswith(b"hello")
@@ -279,14 +300,12 @@ async def test_an_application_that_cannot_be_loaded_is_told_of(caplog: pytest.Lo
     def broken() -> Starlette:
         raise ImportError("no starlette here")
 
-    async with control_server(broken) as address:
-        while True:
-            try:
-                _, writer = await asyncio.open_unix_connection(address.unix_path)
-            except ConnectionRefusedError:
-                break
-            writer.close()
-            await asyncio.sleep(0.01)
+    async with control_server(broken) as dial:
+        early, writer = await asyncio.open_unix_connection(sock=dial())
+        assert await early.read() == b"", "whoever came too early is told, too"
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            dial()
     (record,) = caplog.records
     assert "control_plane_failed" in record.getMessage()
 
@@ -318,8 +337,8 @@ async def test_an_answer_that_never_ends_does_not_hold_up_the_stop() -> None:
         return Response()
 
     async with asyncio.timeout(30):
-        async with control_server(lambda: Starlette(routes=[Route("/", hang)])) as address:
-            _, writer = await asyncio.open_unix_connection(address.unix_path)
+        async with control_server(lambda: Starlette(routes=[Route("/", hang)])) as dial:
+            _, writer = await asyncio.open_unix_connection(sock=dial())
             writer.write(b"GET / HTTP/1.1\r\nHost: control\r\n\r\n")
             await began.wait()
         await cancelled.wait()

@@ -148,7 +148,7 @@ async def test_other_spellings_of_a_path_open_nothing() -> None:
 
     app = build_control(View(), Telemetry(["small"]), lambda: ACCESS)
     app.router.routes.append(Route("/admin/secret", secret, methods=["GET", "POST"]))
-    async with control_server(lambda: app) as address, rig(control=address) as world:
+    async with control_server(lambda: app) as dial, rig(control=dial) as world:
         for path in SPELLINGS:
             for request in (get(path), chat(b'{"model": "m"}', path=path), get(path, b"x-api-key: " + API.encode())):
                 if path.startswith(b"/upstream/m/"):

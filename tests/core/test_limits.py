@@ -319,6 +319,7 @@ def retry(play: Play, model: str) -> float:
     return after
 
 
+@pytest.mark.fault(52)
 def test_retry_after_is_what_is_left_of_the_switch_under_way() -> None:
     play = Play(CoreSettings(models=(ModelSpec("a"), ModelSpec("b")), max_queue=1))
     first = play.arrive("a")
@@ -342,6 +343,7 @@ def test_retry_after_is_what_is_left_of_the_switch_under_way() -> None:
     assert retry(play, "b") == 0.0
 
 
+@pytest.mark.fault(52)
 def test_retry_after_counts_the_switch_before_and_the_drain() -> None:
     play = Play(CoreSettings(models=(ModelSpec("a"), ModelSpec("b"), ModelSpec("c")), max_queue=1))
     play.core.costs.record(None, "b", 4.0)
@@ -352,6 +354,7 @@ def test_retry_after_counts_the_switch_before_and_the_drain() -> None:
     assert retry(play, "c") == (4.0 - 1.0) + 3.0 + 5.0
 
 
+@pytest.mark.fault(52)
 def test_retry_after_of_a_full_model_is_the_time_until_a_place_is_free() -> None:
     play = Play(CoreSettings(models=(ModelSpec("a", max_in_flight=4), ModelSpec("b")), max_queue=1))
     requests = [play.arrive("a")]
@@ -390,6 +393,7 @@ def test_who_has_waited_too_long_is_told_when_to_come_back() -> None:
     assert play.rejected[request].retry_after == pytest.approx(50.0)
 
 
+@pytest.mark.fault(52)
 def test_retry_after_of_a_model_that_backs_off_includes_the_pause() -> None:
     play = Play(CoreSettings(models=(ModelSpec("a"), ModelSpec("b", max_queue=1)), backoff_base=4.0))
     play.arrive("b")

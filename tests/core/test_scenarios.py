@@ -92,6 +92,7 @@ def test_a_switch_drains_then_sleeps_then_wakes() -> None:
     assert (ended.duration, ended.sleep, ended.wake, ended.cost) == (11.0, 2.0, 4.0, 6.0)
 
 
+@pytest.mark.fault(33)
 def test_the_backends_connections_are_closed_before_the_sleep_hook_runs() -> None:
     play = Play(two())
     play.finish(awake(play))

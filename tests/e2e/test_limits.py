@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from llmux.testing import SimulatedBackend
 from tests.e2e.conftest import DEADLINE, Server, listening, llmux_process
@@ -153,6 +155,43 @@ async def test_54_out_of_descriptors_accepting_pauses_hooks_run_and_all_goes_on(
             assert len(server.events("accepting_paused")) == 1, "one line, however often it happened"
             assert await metric(server, 'llmux_limit_hits_total{limit="descriptors"}') >= 2
             assert await metric(server, "llmux_client_connections") <= 5
+            assert await server.stop() == 0
+
+
+@pytest.mark.fault(54)
+async def test_54_strangers_who_never_begin_tls_do_not_keep_hooks_from_running(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    (tmp_path / "cert.pem").write_bytes(issued.cert_chain_pems[0].bytes())
+    (tmp_path / "key.pem").write_bytes(issued.private_key_pem.bytes())
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with SimulatedBackend("a").serving() as (_, first), SimulatedBackend("b").serving() as (_, second):
+        hooks = {"wake": "true", "sleep": "true", "alive": "true"}
+        models = {"a": {"port": first, **hooks}, "b": {"port": second, **hooks}}
+        tls = {"cert": "cert.pem", "key": "key.pem"}
+        config = await configuration(tmp_path, models=models, tls=tls, alive_interval_secs=0.1)
+        async with limited(64, "-c", config) as server:
+
+            async def ask(client: RawClient, model: bytes) -> int:
+                body = b'{"model": "%b", "messages": []}' % model
+                head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+                await client.send(head % len(body) + body)
+                return (await client.receive()).status
+
+            known = RawClient(
+                *await asyncio.open_connection("127.0.0.1", server.port, ssl=context, server_hostname="localhost")
+            )
+            assert await ask(known, b"a") == 200
+            strangers = [await RawClient.open(server.port) for _ in range(200)]
+            await server.wait_for("accepting_paused")
+            for model in (b"b", b"a", b"b"):
+                assert await ask(known, model) == 200
+            assert not server.events("hook_failed")
+            assert not server.events("hook_start_delayed")
+            assert len(server.events("model_activated")) == 4
+            for one in (known, *strangers):
+                await one.close()
             assert await server.stop() == 0
 
 

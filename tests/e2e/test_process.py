@@ -209,7 +209,12 @@ async def one_model(folder: Path, backend: SimulatedBackend, **config: Any) -> A
     async with backend.serving() as (_, port):
         models = {
             "a": {"port": port, "wake": noting(journal), "sleep": noting(journal), "alive": "false"},
-            "b": {"port": port, "wake": noting(journal, "exec sleep 600"), "sleep": noting(journal), "alive": "false"},
+            "b": {
+                "port": port,
+                "wake": noting(journal, "sleep 600 & wait"),
+                "sleep": noting(journal),
+                "alive": "false",
+            },
         }
         path = await write(folder / "config.json", {"models": models, "alive_interval_secs": 0, **config})
         async with llmux_process("-c", str(path), "-p", "0") as server:
@@ -476,7 +481,7 @@ async def test_60_a_second_signal_starts_no_last_sleep(tmp_path: Path) -> None:
     """A sleep hook that is killed while llmux ends must not be followed by another one, which nobody would end."""
     async with SimulatedBackend("a").serving() as (_, port):
         models = {
-            "a": {"port": port, "wake": "true", "sleep": "exec sleep 600", "alive": "false"},
+            "a": {"port": port, "wake": "true", "sleep": "sleep 600 & wait", "alive": "false"},
             "b": {"port": port, "wake": "true", "sleep": "true", "alive": "false"},
         }
         config = await write(tmp_path / "config.json", {"models": models, "on_exit": "sleep"})
@@ -491,3 +496,14 @@ async def test_60_a_second_signal_starts_no_last_sleep(tmp_path: Path) -> None:
                 with contextlib.suppress(httpx.HTTPError):
                     await waiting
             assert not processes_with(b"LLMUX_MODEL=a", folder=tmp_path)
+
+
+async def test_a_cleaner_of_temporary_folders_finds_nothing_to_remove(tmp_path: Path) -> None:
+    """As `systemd-tmpfiles` would in the folder of an llmux that has run for weeks."""
+    path, folder = tmp_path / "config.json", tmp_path / "tmp"
+    await write(path, {"models": {"a": {"port": 1, "wake": "true", "sleep": "true", "alive": "false"}}})
+    await asyncio.to_thread(folder.mkdir)
+    async with llmux_process("-c", str(path), "-p", "0", TMPDIR=str(folder)) as server, client_of(server) as client:
+        assert (await client.get("/ready")).status_code == 200
+        assert await asyncio.to_thread(os.listdir, folder) == []
+        assert await server.stop() == 0

@@ -8,15 +8,17 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from llmux.testing import SimulatedBackend
-from tests.e2e.conftest import DEADLINE, Server, llmux_process
+from tests.e2e.conftest import DEADLINE, Server, listening, llmux_process
 from tests.e2e.test_process import chat_body, client_of, lines, noting, run, write
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault(61)]
@@ -326,3 +328,59 @@ async def test_an_operator_may_order_it(tmp_path: Path) -> None:
         path.write_text(json.dumps({"models": {f"m{number:03}": {"port": "none"} for number in range(100)}}))
         told = (await client.post("/admin/v1/reload")).json()["error"]["message"]
         assert [number for number in range(100) if f"models.m{number:03}.port" not in told] == [], "all are told of"
+
+
+EAGER = """
+import os, signal, sys
+from llmux.cli import main
+def hook(event, arguments):
+    if event == "import" and arguments[0] in ("llmux.cli.start", "pydantic") or event == "socket.bind":
+        os.kill(os.getpid(), signal.SIGHUP)
+sys.addaudithook(hook)
+main()
+"""
+"""An llmux that is told to reload before it has loaded anything, while it loads, and as it binds."""
+
+
+@pytest.mark.parametrize("serve", [[], ["serve"]])
+async def test_61_who_has_it_reload_before_it_serves_does_not_end_it(tmp_path: Path, serve: list[str]) -> None:
+    path = tmp_path / "config.json"
+    await write(path, {"models": {"a": model(1, tmp_path / "journal")}})
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", EAGER, *serve, "-c", str(path), "-p", "0"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with listening(process) as server:
+        told = await server.wait_for("config_reloaded")
+        assert told["cause"] == "SIGHUP"
+        assert await server.stop() == 0
+
+
+async def test_61_tls_that_comes_by_a_reload_counts_at_the_next_start(tmp_path: Path) -> None:
+    path, issued = tmp_path / "config.json", trustme.CA().issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    models = {"a": model(1, tmp_path / "journal")}
+    async with serving(path, models) as server, client_of(server) as client:
+        told = await reload(server, path, models, tls={"cert": "cert.pem", "key": "key.pem"})
+        assert told["changed"] == ""
+        assert (await server.wait_for("config_needs_restart"))["keys"] == "tls"
+        assert (await client.get("/health")).status_code == 200
+        assert await server.stop() == 0
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
+@pytest.mark.fault(65)
+async def test_61_keys_that_a_reload_takes_away_are_missed_where_others_reach_the_port(
+    tmp_path: Path, host: str, warned: bool
+) -> None:
+    path = tmp_path / "config.json"
+    await asyncio.to_thread((tmp_path / "key").write_text, "a-key-0123456789abcdef")
+    models, keys = {"a": model(1, tmp_path / "journal")}, {"api_keys": {"k": {"file": "key"}}}
+    async with serving(path, models, "--host", host, **keys) as server:
+        assert (await reload(server, path, models, **keys, max_queue=7))["changed"] == "max_queue"
+        assert (await reload(server, path, models))["changed"] == "api_keys, max_queue"
+        await reload(server, path, models, **keys)
+        assert len(server.events("public_bind")) == warned
+        assert await server.stop() == 0

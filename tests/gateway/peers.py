@@ -21,6 +21,7 @@ from llmux.gateway import Backend, Gateway, GatewaySettings, Limit
 from llmux.messages import Failure, Prospects
 from llmux.ports import Requester
 from llmux.records import Scribe
+from llmux.upstream import Dial
 from llmux.wire.rewrite import Params
 
 PATIENCE = 10.0
@@ -474,7 +475,7 @@ async def rig(
     backend: FakeBackend | None = None,
     address: BackendAddress | None = None,
     others: Mapping[str, Backend] | None = None,
-    control: BackendAddress | None = None,
+    control: BackendAddress | Dial | None = None,
     access: Access | None = None,
     tls: ssl.SSLContext | None = None,
     scribes: Sequence[Scribe] = (),

@@ -7,9 +7,13 @@ import json
 import socket
 
 import pytest
+import uvicorn
 
+from llmux import Config, ModelConfig
 from llmux.addresses import BackendAddress
+from llmux.app import gateway_settings
 from llmux.gateway import GatewaySettings, Timeouts
+from llmux.gateway.gateway import SWEEP_SECONDS
 from tests.gateway.peers import (
     OK,
     BackendConnection,
@@ -278,6 +282,22 @@ async def test_an_idle_connection_that_the_backend_closed_is_not_used() -> None:
         await client.send(chat())
         assert (await client.receive()).status == 200
         assert gateway.scheduler.failures == []
+
+
+@pytest.mark.fault(33)
+async def test_an_idle_connection_is_given_up_before_vllm_would_close_it() -> None:
+    """With the limit that nobody has set: vLLM's uvicorn closes a connection that is idle for so long."""
+    theirs = uvicorn.Config("none").timeout_keep_alive
+    settings = gateway_settings(Config(models={"m": ModelConfig(port=1, wake="w", sleep="s", alive="a")}))
+    async with rig(settings=settings) as gateway:
+        client = await gateway.client()
+        for idle, connections in ((0.0, 1), (1.0, 1), (theirs - SWEEP_SECONDS, 2)):
+            pool = gateway.gateway._shared.pools["m"]
+            for connection in pool._idle:
+                connection.idle_since -= idle  # as if so much time had passed
+            await client.send(chat())
+            assert (await client.receive()).status == 200
+            assert len(gateway.backend.connections) == connections
 
 
 @pytest.mark.fault(29, 33)

@@ -12,6 +12,7 @@ import pytest
 from llmux.errors import WaitTimeoutError
 from llmux.gateway import GatewaySettings, Limit
 from llmux.gateway.descriptors import Shares, share
+from llmux.gateway.exchange import Exchange
 from llmux.gateway.turns import AT_ONCE, Turns
 from tests.gateway.peers import Rig, chat, rig, until
 
@@ -163,6 +164,8 @@ async def test_others_run_between_the_turns() -> None:
         def proceed(self) -> None:
             order.append("turn")
 
+        def broken(self) -> None: ...
+
     for _ in range(2 * AT_ONCE + 1):
         turns.take(One())
     assert order == []
@@ -272,6 +275,40 @@ async def test_the_first_of_a_round_get_on_at_once_and_the_count_begins_anew_in_
     assert [turns.at_once() for _ in range(2 * AT_ONCE)] == [True] * AT_ONCE + [False] * AT_ONCE
     await asyncio.sleep(0)
     assert turns.at_once()
+
+
+async def test_a_fault_in_one_turn_ends_that_one_and_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One exception in the middle of a round: those behind it, and all later ones, have their turn."""
+    forward = Exchange._forward
+    left = iter([True])
+
+    def faulty(self: Exchange) -> None:
+        if next(left, False):
+            raise RuntimeError("a fault")
+        forward(self)
+
+    monkeypatch.setattr(Exchange, "_forward", faulty)
+    async with rig() as gateway:
+        gateway.scheduler.hold = True
+        first, second = await gateway.client(), await gateway.client()
+        await first.send(chat())
+        await until(lambda: len(gateway.scheduler.waiting) == 1)
+        await second.send(chat())
+        await until(lambda: len(gateway.scheduler.waiting) == 2)
+        gateway.scheduler.hold = False
+        gateway.scheduler.grant()
+        answers = {answer.status: answer for answer in (await first.receive(), await second.receive())}
+        assert answers.keys() == {200, 500}
+        assert json.loads(answers[500].body)["error"]["code"] == "internal_error"
+        gateway.scheduler.hold = True
+        await second.send(chat())
+        await until(lambda: len(gateway.scheduler.waiting) == 1)
+        gateway.scheduler.grant()
+        assert (await second.receive()).status == 200
+        await gateway.idle()
+    assert [record.levelname for record in caplog.records if "internal_error" in record.getMessage()] == ["ERROR"]
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

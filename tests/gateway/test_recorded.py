@@ -234,7 +234,7 @@ async def test_what_is_for_llmux_itself() -> None:
     async with rig(scribes=[notes], control=control.address, access=access) as made:
         assert (await made.ask(get(b"/health", b"Authorization: Bearer hunter2"), "GET")).status == 200
         record = await only(notes, made)
-        made.gateway.control = None
+        made.gateway.set_control(None)
     await control.stop()
     assert (record.for_control, record.model, record.status, record.key) == (True, None, 200, "ops")
     assert notes.backends == []

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from llmux.certificates import Certificate, CertificateError, load_certificate
-from llmux.gateway import GatewaySettings, Timeouts
+from llmux.gateway import GatewaySettings, Limit, Timeouts
 from tests.gateway.peers import (
     PATIENCE,
     BackendConnection,
@@ -315,3 +315,50 @@ def test_a_passphrase_is_not_asked_for(tmp_path: Path) -> None:
     )
     with pytest.raises(CertificateError, match="cannot be used"):
         load_certificate(cert, key)
+
+
+@pytest.mark.fault(54)
+async def test_54_who_connects_and_says_nothing_is_counted_before_its_handshake(certificate: Certificate) -> None:
+    async with tls_rig(certificate, GatewaySettings(max_connections=3)) as world:
+        kept = await connect(world)
+        await kept.send(chat())
+        assert (await kept.receive()).status == 200
+        world.scheduler.hold = True
+        await kept.send(chat())
+        silent = [await world.client() for _ in range(6)]
+        await until(lambda: Limit.DESCRIPTORS in world.observer.limits)
+        assert world.gateway.connections == 3
+        world.scheduler.hold = False
+        world.scheduler.grant()
+        assert (await kept.receive()).status == 200
+        for one in silent:  # those that came first are sent away after a second, and the others take their places
+            assert await one.reader.read() == b""
+        client = await connect(world)
+        await client.send(chat())
+        assert (await client.receive()).status == 200
+
+
+@pytest.mark.fault(54)
+async def test_54_handshakes_that_fail_give_their_places_back(certificate: Certificate) -> None:
+    async with tls_rig(certificate, GatewaySettings(max_connections=2)) as world:
+        for last in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff"):
+            for _ in range(3):
+                one = await world.client()
+                await one.send(last)
+                await one.close()
+        with pytest.raises(ssl.SSLError):
+            await connect(world, trusting(trustme.CA()))
+        await until(lambda: world.gateway.connections == 0)
+        client = await connect(world)
+        await client.send(chat())
+        assert (await client.receive()).status == 200
+        assert world.gateway.connections == 1
+
+
+async def test_a_handshake_under_way_does_not_outlive_the_gateway(certificate: Certificate) -> None:
+    async with tls_rig(certificate) as world:
+        one = await world.client()
+        await until(lambda: world.gateway.connections == 1)
+        world.gateway.stop_accepting()
+        assert await one.reader.read() == b""
+        await world.gateway.drained()

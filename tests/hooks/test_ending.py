@@ -15,7 +15,7 @@ import pytest
 from llmux.hooks import run as run_module
 from llmux.hooks import survivors
 from llmux.messages import Outcome
-from tests.hooks.conftest import Shop, alive, until
+from tests.hooks.conftest import DEADLINE, Shop, alive, until
 
 pytestmark = pytest.mark.anyio
 
@@ -159,8 +159,8 @@ async def test_a_cancelled_hook_that_exits_0_was_still_cancelled(shop: Shop, tmp
     assert (result.outcome, result.exit_code) == (Outcome.CANCELLED, 0)
 
 
+@pytest.mark.fault(60)
 async def test_kill_all_waits_for_no_grace(shop: Shop, tmp_path: Path) -> None:
-    """FAULTS row 60."""
     shop.new_runner(grace=3600)
     ends = []
     for number in range(3):
@@ -234,3 +234,15 @@ async def test_wait_closed_waits_for_the_last_hook(shop: Shop) -> None:
     _, ended = shop.start("sleep 0.2")
     await shop.runner.wait_closed()
     assert ended.done()
+
+
+@pytest.mark.fault(60)
+async def test_60_killing_all_ends_whole_groups_before_it_returns(shop: Shop, tmp_path: Path) -> None:
+    """The process may end right after it: nobody would look for survivors then."""
+    _, ended = shop.start(f"sleep 600 & echo $! > {tmp_path}/child; wait")
+    child = await shop.pid_from(tmp_path / "child")
+    shop.runner.kill_all()
+    end = time.monotonic() + DEADLINE
+    while alive(child):  # without the loop, which would have survivors looked for
+        assert time.monotonic() < end, "it was not killed"
+    assert (await ended).outcome is Outcome.CANCELLED

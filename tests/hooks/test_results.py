@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import Hook, Outcome
-from tests.hooks.conftest import Shop
+from tests.hooks.conftest import Shop, until
 
 pytestmark = pytest.mark.anyio
 
@@ -101,27 +102,64 @@ async def test_what_cannot_be_started_is_an_error_and_never_raises(
     assert result.detail.startswith("could not be started: ")
 
 
-async def test_no_descriptors_left_is_an_error_and_leaks_none(shop: Shop) -> None:
-    await shop.run("true")  # whatever the loop opens once is open
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """As long as it lasts, this process has no descriptors left."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    before = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 3, hard))
     filler: list[int] = []
     try:
-        while len(filler) < 1000:
-            filler.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError:
-        os.close(filler.pop())
-    try:
-        result = await shop.run("true")
+        with contextlib.suppress(OSError):
+            while len(filler) < 1000:
+                filler.append(os.open(os.devnull, os.O_RDONLY))
+        yield
     finally:
         for fd in filler:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert result.outcome is Outcome.ERROR
-    assert "Too many open files" in result.detail
+
+
+@pytest.mark.fault(54)
+async def test_54_where_no_descriptors_are_left_a_hook_has_those_that_are_kept(shop: Shop) -> None:
+    await shop.run("true")  # whatever the loop opens once is open
+    before = len(os.listdir("/proc/self/fd"))
+    with no_descriptors():
+        for _ in range(3):
+            assert (await shop.run("echo on; echo off >&2")).outcome is Outcome.OK
     assert len(os.listdir("/proc/self/fd")) == before
-    assert (await shop.run("true")).outcome is Outcome.OK
+
+
+@pytest.mark.fault(54)
+async def test_54_a_hook_for_which_there_is_no_room_begins_once_there_is(shop: Shop) -> None:
+    told: list[tuple[str, Hook, str]] = []
+    shop.runner = HookRunner(on_scarce=lambda *what: told.append(what), retry_after=0.01)
+    await shop.run("true")
+    before = len(os.listdir("/proc/self/fd"))
+    shop.runner._reserve.give()
+    with no_descriptors():
+        run_id, ended = shop.start("true", timeout=5.0)
+        waiting = shop.runner._running[run_id]
+        await until(lambda: shop.runner._running[run_id] is not waiting)  # it was tried again
+        assert not ended.done()
+        cancelled, end = shop.start("true")
+        shop.runner.cancel(cancelled)
+        assert (await end).outcome is Outcome.CANCELLED
+    result = await ended
+    assert (result.outcome, result.exit_code) == (Outcome.OK, 0)
+    assert [reason for _, _, reason in told] == ["[Errno 24] Too many open files"] * 2, "once for each"
+    await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+
+
+@pytest.mark.fault(54)
+async def test_54_a_hook_that_waits_for_room_keeps_nobody_from_ending(shop: Shop) -> None:
+    shop.runner = HookRunner()
+    await shop.run("true")
+    shop.runner._reserve.give()
+    with no_descriptors():
+        _, ended = shop.start("true")
+        shop.runner.kill_all()
+        assert (await ended).outcome is Outcome.CANCELLED
+        await shop.runner.wait_closed()
 
 
 async def test_an_exit_status_taken_by_the_kernel_is_an_error(shop: Shop) -> None:

@@ -295,6 +295,26 @@ async def test_malformed_answers_are_not_http() -> None:
     assert backend.requests[0].outcome == "failed"
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings", "/v1/responses"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"model": "alpha", "max_tokens": ' + b"9" * 5000 + b"}", marks=pytest.mark.fault(21)),
+        pytest.param(b"[" * 100_000, marks=pytest.mark.fault(19)),
+        b'{"model": ',
+        b"[1]",
+        b"\xff",
+    ],
+    ids=["digits", "depth", "cut", "list", "bytes"],
+)
+async def test_a_body_that_cannot_be_read_is_the_clients_fault(path: str, body: bytes) -> None:
+    async with client_of(SimulatedBackend("alpha", tokens_per_second=FAST)) as client:
+        answer = await client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "simulated"
+        assert (await client.post(CHAT, json=question())).status_code == 200
+
+
 async def test_slowness_is_only_late_and_recovery_forgets_what_was_to_come() -> None:
     backend = SimulatedBackend("alpha", tokens_per_second=FAST, faults=[Fault("slow", delay_secs=0.2)])
     async with client_of(backend) as client:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from llmux import hangup
+
 DEFAULT_CONFIG = Path("config.yaml")
 
 
@@ -92,6 +94,7 @@ def run(options: ServeOptions) -> int:
     import gc
     import logging
 
+    hangup.note()
     gc.disable()  # until everything is there: see `llmux.garbage`
 
     from llmux.config import Config

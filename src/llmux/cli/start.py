@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from llmux import hangup
 from llmux.cli.serving import plainly, run
 
 COMPLETE_VARIABLE = "_LLMUX_COMPLETE"
@@ -35,6 +36,8 @@ def main() -> None:
         except KeyboardInterrupt:  # before there was a loop that knows what to do about it
             sys.exit(INTERRUPTED)
 
+    if not ("serve" in arguments or all(argument.startswith("-") for argument in arguments)):
+        hangup.forget()
     from llmux.cli.commands import app
 
     if asked:

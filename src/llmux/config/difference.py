@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llmux.config.config import Config
 from llmux.config.tree import dotted
 
-#: Keys whose change counts only once llmux is started anew.
+#: Keys whose change counts only once llmux is started anew. So does `tls` where it comes or goes.
 AT_START = (
     "host",
     "port",
@@ -39,11 +39,12 @@ class Difference:
 
 def difference(old: Config, new: Config) -> Difference:
     """What is to be done to get from `old` to `new`."""
+    at_start = _at_start(old, new)
     kept = [name for name in new.models if name in old.models]
     changed = [
         dotted((key,))
         for key in Config.model_fields
-        if key not in ("models", "policy", *AT_START) and getattr(old, key) != getattr(new, key)
+        if key not in ("models", "policy", *at_start) and getattr(old, key) != getattr(new, key)
     ]
     changed += [
         f"policy.{key}" for key in type(new.policy).model_fields if getattr(old.policy, key) != getattr(new.policy, key)
@@ -58,10 +59,14 @@ def difference(old: Config, new: Config) -> Difference:
         added=tuple(name for name in new.models if name not in old.models),
         removed=tuple(name for name in old.models if name not in new.models),
         changed=tuple(changed),
-        at_start=tuple(key for key in AT_START if getattr(old, key) != getattr(new, key)),
+        at_start=tuple(key for key in at_start if getattr(old, key) != getattr(new, key)),
     )
 
 
 def as_started(old: Config, new: Config) -> Config:
     """`new`, but for the keys that only count at the start, which stay as they are in `old`."""
-    return new.model_copy(update={key: getattr(old, key) for key in AT_START})
+    return new.model_copy(update={key: getattr(old, key) for key in _at_start(old, new)})
+
+
+def _at_start(old: Config, new: Config) -> tuple[str, ...]:
+    return (*AT_START, "tls") if (old.tls is None) != (new.tls is None) else AT_START

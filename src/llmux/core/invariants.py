@@ -5,20 +5,12 @@ Reads, changes nothing. O(everything), so never called on the request path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from llmux.core.core import Core
 from llmux.core.devices import free_after
-from llmux.core.ledger import Ledger, Model, Purpose
+from llmux.core.ledger import Model
 from llmux.core.lifecycle import HOLDING
+from llmux.core.progress import goes_on
 from llmux.messages import ModelState
-
-#: What gets a model out of a state in which it must not stay for ever: the end of such runs, and such timers.
-_CARRIED: Mapping[ModelState, tuple[frozenset[Purpose], tuple[str, ...]]] = {
-    ModelState.WAKING: (frozenset({Purpose.WAKE, Purpose.CANARY}), ()),
-    ModelState.SLEEPING: (frozenset({Purpose.SLEEP, Purpose.VERIFY, Purpose.VOUCH}), ("sleep", "verify")),
-    ModelState.LOST: (frozenset({Purpose.RECHECK, Purpose.REVERIFY}), ("lost",)),
-}
 
 
 def violations(core: Core) -> list[str]:
@@ -84,7 +76,7 @@ def violations(core: Core) -> list[str]:
     if queued + in_flight != len(ledger.requests):
         found.append(f"{len(ledger.requests)} requests in the books, {queued} waiting, {in_flight} in flight")
     for model in ledger.models.values():
-        if model.state in _CARRIED and not _goes_on(ledger, model):
+        if not goes_on(ledger, model):
             found.append(f"{model.name} is {model.state}, and nothing will ever end that")
     for run_id, run in ledger.runs.items():
         if run.run_id != run_id:
@@ -108,15 +100,6 @@ def _closing(core: Core, model: Model) -> list[str]:
     if idle and ledger.stop is None and not core.probing and f"yield:{model.name}" not in ledger.timers:
         found.append(f"{model.name} is closed and {model.state}, and nothing will put it to sleep")
     return found
-
-
-def _goes_on(ledger: Ledger, model: Model) -> bool:
-    purposes, timers = _CARRIED[model.state]
-    if any(f"{timer}:{model.name}" in ledger.timers for timer in timers):
-        return True
-    if model.state is ModelState.LOST and (ledger.stop is not None or model.switch is not None):
-        return True
-    return any(r.model is model and (r.purpose in purposes or r.then in purposes) for r in ledger.runs.values())
 
 
 def _stuck(core: Core) -> list[str]:

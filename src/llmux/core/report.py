@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmux.core.core import Core
 from llmux.core.ledger import Ledger, Model, Purpose, Run, Switch
+from llmux.core.progress import wedged
 from llmux.messages import Event, ModelState, OperatorDrain, OperatorPin, OperatorRelease, OperatorUnpin
 from llmux.snapshot import (
     OVERDUE_SECS,
@@ -66,6 +67,7 @@ def snapshot(core: Core, now: float) -> Snapshot:
         switches=tuple(_switch(switch, now) for switch in ledger.switches.values()),
         released=_released(ledger, now),
         overdue=tuple(f"{run.hook} of {run.model.name}" for run in ledger.runs.values() if _overdue(run, now)),
+        wedged=tuple(why for model in ledger.models.values() if (why := wedged(ledger, model, now))),
     )
 
 

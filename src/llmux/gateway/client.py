@@ -290,6 +290,13 @@ class ClientConnection:
             self.resume_reading()
             self._consume(data)
 
+    def broken(self) -> None:
+        """See `llmux.gateway.turns`."""
+        if self._transport is not None:
+            self.abort()
+        else:
+            self._shared.client_closed(self)
+
     def _wait(self) -> None:
         """Wait for more of a request."""
         reader, shared = self._reader, self._shared

@@ -229,6 +229,10 @@ class Exchange:
         elif self._state == REFUSED and self._refusal is not None:
             self._fail(self._refusal)
 
+    def broken(self) -> None:
+        """See `llmux.gateway.turns`."""
+        self.aborted(LlmuxError("internal error while the request was forwarded"))
+
     def aborted(self, error: LlmuxError) -> None:
         """See `llmux.ports.Requester`. The grant is given back at once, as the backend is free of the request."""
         self._drop_backend()

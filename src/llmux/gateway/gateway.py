@@ -11,12 +11,14 @@ import math
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 from llmux import logs
 from llmux.access import Access
 from llmux.addresses import BackendAddress
 from llmux.gateway.client import ClientConnection
+from llmux.gateway.handshake import Handshake
 from llmux.gateway.listeners import Listeners
 from llmux.gateway.observer import Limit, Observer
 from llmux.gateway.recorded import RecordedClient, Scribes
@@ -25,13 +27,13 @@ from llmux.gateway.shared import Shared
 from llmux.messages import Outcome
 from llmux.ports import Scheduler
 from llmux.records import Scribe
-from llmux.upstream import CanaryRun
+from llmux.upstream import CanaryRun, Dial
 
 SWEEP_SECONDS: Final = 0.25
 """How often deadlines are looked at: one timer for all of them, so that the path of a request only stores a float."""
 
 IDLE_WHEN_CROWDED_SECONDS: Final = 1.0
-"""How long a connection may be idle while there is no room for another client."""
+"""How long a connection may be idle, or its TLS handshake take, while there is no room for another client."""
 
 RESUME_AT: Final = 0.9
 """At this part of the limit on connections clients are accepted again, as soon as it is reached."""
@@ -41,16 +43,13 @@ LOG_EVERY_SECONDS: Final = 60.0
 
 log = logs.get_logger(__name__)
 
-HANDSHAKE_SECONDS: Final = 60.0
-"""How long a TLS handshake may take, and a TLS connection's end, where the configuration sets no limit."""
-
 
 class Gateway:
     """Relays requests to the backends of models, when the scheduler says so. Implements `llmux.ports.Backends`.
 
-    Must be made on a running loop. `backends` has every name that `scheduler.resolve` may give. `control` is where the
-    control plane listens, and may be set later; without it, its paths are 404. `access` says who is let in, and may be
-    exchanged at any time. With `tls`, all listeners speak TLS. `scribes` are told of every request.
+    Must be made on a running loop. `backends` has every name that `scheduler.resolve` may give. `control` is how the
+    control plane is reached, and may be set later; without it, its paths are 404. `access` says who is let in, and may
+    be exchanged at any time. With `tls`, all listeners speak TLS. `scribes` are told of every request.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Gateway:
         *,
         scheduler: Scheduler,
         backends: Mapping[str, Backend],
-        control: BackendAddress | None,
+        control: BackendAddress | Dial | None,
         settings: GatewaySettings,
         observer: Observer,
         access: Access | None = None,
@@ -74,7 +73,7 @@ class Gateway:
             observer=observer,
             access=access or Access(),
         )
-        self._listeners = Listeners(self._accept, tls=self._tls_options(tls))
+        self._listeners = Listeners(self._accept, take=None if tls is None else partial(self._take_tls, tls))
         self._shared.crowded = self._crowded
         self._shared.roomy = self._roomy
         self._told = -math.inf
@@ -95,22 +94,22 @@ class Gateway:
             self._sweep()
 
     def _accept(self) -> asyncio.Protocol:
-        made = ClientConnection(self._shared) if self._scribes is None else RecordedClient(self._shared, self._scribes)
-        return cast(asyncio.Protocol, made)
+        return cast(asyncio.Protocol, self._client())
+
+    def _take_tls(self, context: ssl.SSLContext, sock: socket.socket) -> None:
+        Handshake(self._shared, context, sock, self._client())  # it is among `Shared.handshakes`
+
+    def _client(self) -> ClientConnection:
+        return ClientConnection(self._shared) if self._scribes is None else RecordedClient(self._shared, self._scribes)
 
     @property
     def addresses(self) -> list[Any]:
         """What the listeners are bound to, as `socket.getsockname` has it."""
         return self._listeners.addresses
 
-    @property
-    def control(self) -> BackendAddress | None:
-        """Where the control plane listens."""
-        return None if self._shared.control is None else self._shared.control.address
-
-    @control.setter
-    def control(self, address: BackendAddress | None) -> None:
-        self._shared.set_control(address)
+    def set_control(self, control: BackendAddress | Dial | None) -> None:
+        """This is how the control plane is reached from now on."""
+        self._shared.set_control(control)
 
     @property
     def access(self) -> Access:
@@ -123,8 +122,8 @@ class Gateway:
 
     @property
     def connections(self) -> int:
-        """How many client connections there are."""
-        return len(self._shared.clients)
+        """How many client connections there are, those that are still to agree on TLS included."""
+        return self._shared.connections
 
     @property
     def buffered_bytes(self) -> int:
@@ -163,17 +162,6 @@ class Gateway:
         """Go on with these; see `Shared.reconfigure`."""
         self._shared.reconfigure(backends, settings)
 
-    def _tls_options(self, tls: ssl.SSLContext | None) -> dict[str, Any]:
-        if tls is None:
-            return {}
-        timeouts = self._shared.settings.timeouts
-        return {
-            "ssl": tls,
-            # It is the beginning of a request's head; and a client that does not take the end has had its answer.
-            "ssl_handshake_timeout": timeouts.head or HANDSHAKE_SECONDS,
-            "ssl_shutdown_timeout": timeouts.write or HANDSHAKE_SECONDS,
-        }
-
     # --- when there is no room for one more client ------------------------------------------------------------------
 
     def _crowded(self) -> None:
@@ -184,12 +172,12 @@ class Gateway:
         self._pauses += 1
         now = self._shared.loop.time()
         if now - self._told >= LOG_EVERY_SECONDS:
-            log.warning("accepting_paused", connections=len(self._shared.clients), times=self._pauses)
+            log.warning("accepting_paused", connections=self._shared.connections, times=self._pauses)
             self._told = now
             self._pauses = 0
 
     def _roomy(self) -> None:
-        if self._listeners.paused and len(self._shared.clients) <= self._shared.most_clients * RESUME_AT:
+        if self._listeners.paused and self._shared.connections <= self._shared.most_clients * RESUME_AT:
             self._listeners.resume()
 
     def _make_room(self, now: float) -> None:
@@ -197,7 +185,10 @@ class Gateway:
         kept_until = now + self._shared.seconds.keep_alive - IDLE_WHEN_CROWDED_SECONDS
         for client in [client for client in self._shared.clients if client.idle and client.deadline <= kept_until]:
             client.close()
-        if len(self._shared.clients) < self._shared.most_clients:
+        for handshake in list(self._shared.handshakes.values()):
+            if handshake.began <= now - IDLE_WHEN_CROWDED_SECONDS:
+                handshake.abort()
+        if self._shared.connections < self._shared.most_clients:
             self._listeners.resume()
 
     # --- ending ---------------------------------------------------------------------------------------------------
@@ -210,6 +201,8 @@ class Gateway:
         for client in list(self._shared.clients):
             if client.idle:
                 client.close()
+        for handshake in list(self._shared.handshakes.values()):
+            handshake.abort()
 
     async def drained(self) -> None:
         """Wait until there is no client connection. Only ends for sure after `stop_accepting`."""
@@ -219,6 +212,8 @@ class Gateway:
         """Abort every client connection, whatever it does; the grants of their requests are given back."""
         for client in list(self._shared.clients):
             client.abort()
+        for handshake in list(self._shared.handshakes.values()):
+            handshake.abort()
 
     async def close(self) -> None:
         """Stop accepting, abort what is left, and wait until every connection is closed."""

@@ -17,10 +17,11 @@ from llmux.gateway.settings import Backend, GatewaySettings, Timeouts
 from llmux.gateway.turns import Turns
 from llmux.messages import Failure
 from llmux.ports import Scheduler
-from llmux.upstream import Pool
+from llmux.upstream import Dial, Pool
 
 if TYPE_CHECKING:
     from llmux.gateway.client import ClientConnection
+    from llmux.gateway.handshake import Handshake
 
 
 class Seconds:
@@ -54,7 +55,8 @@ class Shared:
         seconds: how long each phase may take.
         stopping: every response is the last of its connection.
         clients: the connections there are.
-        no_clients: set while there are none.
+        handshakes: of those that are to be among them.
+        no_clients: set while there are neither.
         buffered: bytes of requests, and of answers that clients leave unread, in memory.
         failing: models whose backend has failed its last request, and how many in a row it has.
         turns: for requests that were granted or refused together.
@@ -68,7 +70,7 @@ class Shared:
         *,
         scheduler: Scheduler,
         backends: Mapping[str, Backend],
-        control: BackendAddress | None,
+        control: BackendAddress | Dial | None,
         settings: GatewaySettings,
         observer: Observer,
         access: Access,
@@ -82,6 +84,7 @@ class Shared:
         self.observer = observer
         self.stopping = False
         self.clients: set[ClientConnection] = set()
+        self.handshakes: dict[ClientConnection, Handshake] = {}
         self.no_clients = asyncio.Event()
         self.no_clients.set()
         self.buffered = 0
@@ -103,29 +106,60 @@ class Shared:
         self.failing[model] = in_a_row = self.failing.get(model, 0) + 1
         self.scheduler.backend_failed(model, failure, in_a_row)
 
+    @property
+    def connections(self) -> int:
+        """How many connections there are from clients, their handshakes included."""
+        return len(self.clients) + len(self.handshakes)
+
     def client_opened(self, client: ClientConnection) -> None:
         """There is one more."""
+        if self.handshakes:
+            self.handshakes.pop(client, None)
         self.clients.add(client)
-        self.no_clients.clear()
-        if len(self.clients) >= self.most_clients:
-            self.crowded()
+        self._one_more()
 
     def client_closed(self, client: ClientConnection) -> None:
         """There is one less."""
         self.clients.discard(client)
-        if not self.clients:
+        self._one_less()
+
+    def handshake_began(self, client: ClientConnection, handshake: Handshake) -> None:
+        """Who is to be `client` has connected, and counts from now on."""
+        self.handshakes[client] = handshake
+        self._one_more()
+
+    def handshake_over(self, client: ClientConnection) -> None:
+        """It has failed, unless `client` was opened."""
+        if self.handshakes.pop(client, None) is not None:
+            self._one_less()
+
+    def _one_more(self) -> None:
+        self.no_clients.clear()
+        if len(self.clients) + len(self.handshakes) >= self.most_clients:
+            self.crowded()
+
+    def _one_less(self) -> None:
+        if not self.clients and not self.handshakes:
             self.no_clients.set()
         if self.most_clients != math.inf:
             self.roomy()
 
-    def set_control(self, address: BackendAddress | None) -> None:
-        """The control plane is at `address` from now on."""
+    def set_control(self, control: BackendAddress | Dial | None) -> None:
+        """This is how the control plane is reached from now on."""
         if self.control is not None:
             self.control.close()
-        self.control = None if address is None else self._pool(address)
+        if control is None:
+            self.control = None
+        elif isinstance(control, BackendAddress):
+            self.control = self._pool(control)
+        else:
+            self.control = self._pool(BackendAddress(unix_path="control"), control)
 
-    def _pool(self, address: BackendAddress) -> Pool:
-        return Pool(address, max_idle=self.settings.max_idle_upstream, idle_seconds=self.settings.upstream_idle_seconds)
+    def _pool(self, address: BackendAddress, dial: Dial | None = None) -> Pool:
+        settings = self.settings
+        return Pool(
+            address, max_idle=settings.max_idle_upstream, idle_seconds=settings.upstream_idle_seconds, dial=dial
+        )
 
     def reconfigure(self, backends: Mapping[str, Backend], settings: GatewaySettings) -> None:
         """Go on with these. Where a model's backend is, and what it calls the model, counts from its next wake: until

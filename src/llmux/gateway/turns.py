@@ -12,15 +12,22 @@ import asyncio
 from collections import deque
 from typing import Final, Protocol
 
+from llmux import logs
+
 AT_ONCE: Final = 32
 """How many get on in one round of the event loop."""
+
+log = logs.get_logger(__name__)
 
 
 class Waiting(Protocol):
     """What takes turns."""
 
     def proceed(self) -> None:
-        """Its turn has come. Must not raise."""
+        """Its turn has come."""
+
+    def broken(self) -> None:
+        """`proceed` has raised: this one is given up."""
 
 
 class Turns:
@@ -55,7 +62,14 @@ class Turns:
 
     def _round(self) -> None:
         waiting = self._waiting
-        for _ in range(min(AT_ONCE, len(waiting))):
-            waiting.popleft().proceed()
-        if waiting:
-            self._loop.call_soon(self._round)
+        try:
+            for _ in range(min(AT_ONCE, len(waiting))):
+                one = waiting.popleft()
+                try:
+                    one.proceed()
+                except Exception:  # a bug; whoever waits behind this one must not hang for it
+                    log.exception("internal_error", at=type(one).__name__)
+                    one.broken()
+        finally:
+            if waiting:
+                self._loop.call_soon(self._round)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import time
@@ -20,6 +21,7 @@ from llmux.hooks.output import OutputObserver, printable
 from llmux.hooks.process import seal_descriptors, shell_command, spawn
 from llmux.hooks.reported import BACKEND_VARIABLE, BackendFile
 from llmux.hooks.run import HookResult, Limits, Run
+from llmux.hooks.starting import RETRY_SECONDS, Reserve, scarce
 from llmux.messages import Hook, Outcome
 
 OnEnd = Callable[[int, HookResult], None]
@@ -47,6 +49,23 @@ class HookSpec:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+class _Waiting:
+    """A hook for which there was no room in the system; `over` takes its result if it is never to start."""
+
+    def __init__(self, timer: asyncio.TimerHandle, over: Callable[[HookResult], None]) -> None:
+        self._timer: asyncio.TimerHandle | None = timer
+        self._over = over
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            result = HookResult(Outcome.CANCELLED, 0.0, detail="cancelled before it could be started")
+            asyncio.get_running_loop().call_soon(self._over, result)
+
+    kill = cancel
+
+
 class HookRunner:
     """Starts and ends hooks. All methods must be called on the event loop's thread.
 
@@ -61,6 +80,9 @@ class HookRunner:
             told in a line of its own.
         on_held: told the model and the hook where a hook has succeeded, and somebody whom it left behind still holds
             its output `held_after` seconds later: they get SIGPIPE once llmux is no longer there to read.
+        on_scarce: told the model, the hook and why where a hook could not be started for want of descriptors, processes
+            or memory: once for each run, which is tried again until it can be, or is cancelled.
+        retry_after: so many seconds later.
         withheld: variables of llmux's own environment that hooks do not get.
         owner: whose hooks these are, without a full stop: what an earlier process of the same owner has left running,
             `end_orphans` ends. Empty: nobody's.
@@ -75,6 +97,8 @@ class HookRunner:
         lines_per_second: int = 100,
         on_held: Callable[[str, Hook], None] | None = None,
         held_after: float = 2.0,
+        on_scarce: Callable[[str, Hook, str], None] | None = None,
+        retry_after: float = RETRY_SECONDS,
         withheld: Set[str] = frozenset(),
         owner: str = "",
     ) -> None:
@@ -84,14 +108,17 @@ class HookRunner:
         self._lines_per_second = lines_per_second
         self._on_held = on_held
         self._held_after = held_after
+        self._on_scarce = on_scarce
+        self._retry_after = retry_after
         self._withheld = withheld
         self._owner = owner
         self._token = secrets.token_hex(8)
         self._doubted: dict[str, str] = {}  # models whose alive hook is not asked the next time, and why
-        self._running: dict[int, Run | None] = {}  # None: could not be started, which is about to be reported
+        self._running: dict[int, Run | _Waiting | None] = {}  # None: its end is about to be reported
         self._background: set[Run] = set()
         self._backend_files: dict[int, BackendFile] = {}  # by run of a wake hook
         self._killed = False
+        self._reserve = Reserve()
         self._idle = asyncio.Event()
         self._idle.set()
         seal_descriptors()
@@ -137,9 +164,24 @@ class HookRunner:
 
         Its environment is llmux's own, then `spec.env`, then `variables`, then ``LLMUX_MODEL``, ``LLMUX_HOOK`` and
         `RUN_ID_VARIABLE`, and for a wake hook `BACKEND_VARIABLE`. After `timeout` seconds (None: never) it is ended by
-        force. Does not raise: a hook that cannot be started ends with `Outcome.ERROR`. A wake hook that has succeeded
-        and tells no good address of its backend has failed.
+        force. Does not raise: a hook that cannot be started ends with `Outcome.ERROR`; one for which there is no room
+        in the system now begins later, and only then does its time. A wake hook that has succeeded and tells no good
+        address of its backend has failed.
         """
+        self._start(run_id, model, hook, spec, timeout, variables, on_end)
+
+    def _start(
+        self,
+        run_id: int,
+        model: str,
+        hook: Hook,
+        spec: HookSpec,
+        timeout: float | None,
+        variables: Mapping[str, str],
+        on_end: OnEnd,
+        *,
+        again: bool = False,
+    ) -> None:
         began = time.monotonic()
         marker = f"{self._token}-{run_id}"
         self._running[run_id] = None
@@ -160,8 +202,15 @@ class HookRunner:
             environment.pop(BACKEND_VARIABLE, None)  # of a llmux that was started by a hook
             if hook is Hook.WAKE:
                 environment[BACKEND_VARIABLE] = self._backend_file(run_id, marker)
-            pid, stdout, stderr = spawn(shell_command(spec.script, spec.cwd), environment)
+            pid, stdout, stderr = self._spawn(shell_command(spec.script, spec.cwd), environment)
         except Exception as error:  # whatever it was, the hook did not run, and its model's waiters must hear of it
+            if scarce(error):
+                retry = partial(self._start, run_id, model, hook, spec, timeout, variables, on_end, again=True)
+                timer = asyncio.get_running_loop().call_later(self._retry_after, retry)
+                self._running[run_id] = _Waiting(timer, partial(self._over, run_id, on_end, model, hook))
+                if not again and self._on_scarce is not None:
+                    self._on_scarce(model, hook, str(error))
+                return
             result = HookResult(Outcome.ERROR, time.monotonic() - began, detail=f"could not be started: {error}")
             asyncio.get_running_loop().call_soon(self._over, run_id, on_end, model, hook, result)
             return
@@ -176,6 +225,19 @@ class HookRunner:
             on_over=partial(self._over, run_id, on_end, model, hook),
             on_free=lambda: self._free(run),
         )
+        self._reserve.fill()
+
+    def _spawn(self, command: str, environment: Mapping[str, str]) -> tuple[int, int, int]:
+        try:
+            return spawn(command, environment)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._reserve.give():
+                raise
+        try:
+            return spawn(command, environment)
+        except OSError:
+            self._reserve.fill()
+            raise
 
     def cancel(self, run_id: int) -> None:
         """End a hook by force: SIGTERM to its group, SIGKILL after the grace. It ends with `Outcome.CANCELLED`, or as
@@ -201,10 +263,12 @@ class HookRunner:
 
     def _backend_file(self, run_id: int, marker: str) -> str:
         """The path of a file for the backend's address; empty if there can be none, which most hooks will not mind."""
-        try:
-            file = self._backend_files[run_id] = BackendFile(marker)
-        except OSError:
-            return ""
+        file = self._backend_files.get(run_id)  # there may be one: of a run that had to wait for room
+        if file is None:
+            try:
+                file = self._backend_files[run_id] = BackendFile(marker)
+            except OSError:
+                return ""
         return file.path
 
     def _judge(self, file: BackendFile, model: str, hook: Hook, result: HookResult) -> HookResult:
@@ -233,7 +297,8 @@ class HookRunner:
         run = self._running.pop(run_id)
         if not self._running:
             self._idle.set()
-        if run is not None and run.busy:
+        self._reserve.fill()
+        if isinstance(run, Run) and run.busy:
             self._background.add(run)
             if result.outcome is Outcome.OK:
                 asyncio.get_running_loop().call_later(self._held_after, self._tell_held, run, model, hook)

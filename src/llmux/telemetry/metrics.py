@@ -167,6 +167,16 @@ def gauges(snapshot: Snapshot, usage: Usage, *, log_dropped: int, tasks: int) ->
     buffered.put(usage.buffered_bytes)
     most_buffered = Gauges("llmux_buffered_bytes_limit", "Bytes of requests that there may be in memory.")
     most_buffered.put(usage.most_buffered_bytes)
+    secrets = Gauges(
+        "llmux_secrets_last_reload_successful",
+        "1 if the files with keys and the certificate were last read without a fault, else 0.",
+    )
+    secrets.put(usage.secrets_good)
+    expiry = Gauges(
+        "llmux_tls_certificate_not_after_timestamp_seconds",
+        "Until when the certificate that is shown is valid, in seconds since 1970; +Inf without TLS.",
+    )
+    expiry.put(math.inf if usage.certificate_not_after is None else usage.certificate_not_after)
     yield from (
         depth,
         in_flight,
@@ -184,4 +194,4 @@ def gauges(snapshot: Snapshot, usage: Usage, *, log_dropped: int, tasks: int) ->
         gaps,
         unlogged,
     )
-    yield from (clients, most_clients, buffered, most_buffered)
+    yield from (clients, most_clients, buffered, most_buffered, secrets, expiry)

@@ -225,6 +225,10 @@ class Telemetry:
                 "hook start it with its output in a file, as in `setsid server >server.log 2>&1 </dev/null &`",
             )
 
+    def hook_start_delayed(self, model: str, hook: Hook, reason: str) -> None:
+        """The system has no room for a hook now; it is started as soon as there is."""
+        log.error("hook_start_delayed", model=model, hook=str(hook), error=reason)
+
     # --- what an operator reads ----------------------------------------------------------------------------------
 
     def render(self, snapshot: Snapshot, *, tasks: int = 0) -> bytes:

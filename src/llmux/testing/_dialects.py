@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from llmux.testing._answers import Answer, Wording, last_text
-from llmux.testing._exchange import Exchange, error_response
+from llmux.testing._exchange import Exchange, error_response, question_of
 
 MISTAKES = (KeyError, TypeError, ValueError, AttributeError)
 """What handlers raise for a body that is not what they expect."""
@@ -96,8 +96,7 @@ _Handler = Callable[[dict[str, Any], str], "_Said | Response | dict[str, Any]"]
 
 async def _read(request: Request) -> dict[str, Any]:
     if not request.headers.get("content-type", "").startswith("multipart/"):
-        asked: dict[str, Any] = await request.json()
-        return asked
+        return await question_of(request)
     async with request.form() as form:
         return {
             name: await value.read() if isinstance(value, UploadFile) else value for name, value in form.multi_items()

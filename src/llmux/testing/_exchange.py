@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -212,3 +213,27 @@ def error_response(status: int, message: str) -> Response:
     """An error in OpenAI's shape."""
     body = {"error": {"message": message, "type": "simulated", "param": None, "code": status}}
     return JSONResponse(body, status_code=status)
+
+
+async def question_of(request: Request) -> dict[str, Any]:
+    """The body of a request.
+
+    Raises:
+        UnreadableError: it is no JSON object that Python can read: also where a number has too many digits for it.
+    """
+    try:
+        question = await request.json()
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(f"The body cannot be read: {error}") from error
+    if not isinstance(question, dict):
+        raise UnreadableError("The body must be an object.")
+    return question
+
+
+class UnreadableError(Exception):
+    """A body cannot be read; the message says why."""
+
+
+async def unreadable(request: Request, error: Exception) -> Response:
+    """What is answered then."""
+    return error_response(400, str(error))

@@ -43,8 +43,11 @@ from llmux.testing._exchange import (
     Exchange,
     Fault,
     RequestRecord,
+    UnreadableError,
     error_response,
+    question_of,
     record_of,
+    unreadable,
 )
 
 __all__ = ["Fault", "RequestRecord", "SimulatedBackend", "answer_text", "run_backend"]
@@ -127,7 +130,7 @@ class SimulatedBackend:
         self._loaded_at = 0.0
         self._serial = itertools.count(1)
         self._changed: asyncio.Event | None = None
-        bad = dict.fromkeys(_dialects.MISTAKES, _dialects.refuse)
+        bad = dict.fromkeys(_dialects.MISTAKES, _dialects.refuse) | {UnreadableError: unreadable}
         self._app = Starlette(routes=self._routes(sleep_mode), exception_handlers=bad)
 
     # --- for tests -----------------------------------------------------------------------------------------------
@@ -281,7 +284,7 @@ class SimulatedBackend:
         return JSONResponse({"object": "list", "data": data})
 
     async def _generate(self, request: Request) -> Response:
-        question = await request.json()
+        question = await question_of(request)
         chat = request.url.path.endswith("chat/completions")
         model = str(question.get("model") or self.models[0])
         exchange: Exchange = request.scope["llmux.exchange"]
@@ -322,7 +325,7 @@ class SimulatedBackend:
                 self.active -= 1
 
     async def _embed(self, request: Request) -> Response:
-        question = await request.json()
+        question = await question_of(request)
         model = str(question.get("model") or self.models[0])
         request.scope["llmux.exchange"].record.model = model
         given = question.get("input", "")

@@ -6,6 +6,6 @@ clients or schedules.
 
 from llmux.upstream.canary import Canary, CanaryRun
 from llmux.upstream.connection import Receiver, Sender, UpstreamConnection
-from llmux.upstream.pool import Connector, Pool
+from llmux.upstream.pool import Connector, Dial, Pool
 
-__all__ = ["Canary", "CanaryRun", "Connector", "Pool", "Receiver", "Sender", "UpstreamConnection"]
+__all__ = ["Canary", "CanaryRun", "Connector", "Dial", "Pool", "Receiver", "Sender", "UpstreamConnection"]

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import ssl
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from llmux.addresses import BackendAddress
 from llmux.upstream.connection import UpstreamConnection
+
+Dial = Callable[[], socket.socket]
+"""Connects, at once, to somebody who has no address: gives one end of a pair of sockets, or raises `OSError`."""
 
 
 class Connector(Protocol):
@@ -33,12 +38,20 @@ class Pool:
         max_idle: how many idle connections are kept.
         idle_seconds: how long one is kept idle.
         tls: for an https address; the default verifies with the system's certificates.
+        dial: makes its connections; `address` is only what it is called then.
     """
 
     def __init__(
-        self, address: BackendAddress, *, max_idle: int, idle_seconds: float, tls: ssl.SSLContext | None = None
+        self,
+        address: BackendAddress,
+        *,
+        max_idle: int,
+        idle_seconds: float,
+        tls: ssl.SSLContext | None = None,
+        dial: Dial | None = None,
     ) -> None:
         self.address = address
+        self._dial = dial
         self.host = address.host_header.encode("latin-1")
         self.base = address.base.encode("latin-1")
         self._loop = asyncio.get_running_loop()  # asking for it takes a system call in Python 3.11
@@ -89,7 +102,9 @@ class Pool:
         loop, address = self._loop, self.address
         protocol = cast(asyncio.Protocol, connection)
         try:
-            if address.unix_path:
+            if self._dial is not None:
+                await _connect_over(self._dial(), protocol, loop)
+            elif address.unix_path:
                 await loop.create_unix_connection(lambda: protocol, address.unix_path)
             else:
                 host = address.host if self._tls else None
@@ -152,3 +167,11 @@ class Pool:
             self._none_open.set()
         if connection in self._idle:
             self._idle.remove(connection)
+
+
+async def _connect_over(sock: socket.socket, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        await loop.create_unix_connection(lambda: protocol, sock=sock)
+    except BaseException:
+        sock.close()
+        raise

@@ -25,7 +25,7 @@ from llmux.control.admin.answers import (
     Switches,
     Timeline,
 )
-from llmux.control.admin.operations import OPERATIONS, PREFIX, document
+from llmux.control.admin.operations import MAX_LIMIT, OPERATIONS, PREFIX, document
 from llmux.control.admin.ports import Orders, Sight
 from llmux.control.admin.stream import events
 from llmux.errors import BadRequestError, MethodNotAllowedError, ModelNotFoundError
@@ -216,6 +216,8 @@ def _limit(request: Request) -> int | None:
     limit = _parameter(request, "limit", int)
     if limit is not None and limit < 1:
         raise BadRequestError("limit must be at least 1", param="limit")
+    if limit is not None and limit > MAX_LIMIT:
+        raise BadRequestError(f"limit must be at most {MAX_LIMIT}", param="limit")
     return limit
 
 

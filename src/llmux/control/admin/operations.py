@@ -12,6 +12,9 @@ from llmux.control.admin import answers
 
 PREFIX = "/admin/v1"
 
+MAX_LIMIT = 1_000_000
+"""The most that may be asked for at a time."""
+
 MODEL = {
     "name": "model",
     "in": "path",
@@ -36,7 +39,7 @@ LIMIT = {
     "name": "limit",
     "in": "query",
     "description": "At most so many. Default: all that are kept.",
-    "schema": {"type": "integer", "minimum": 1},
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
 }
 REFUSE = {
     "name": "refuse",
