@@ -8,6 +8,7 @@ from llmux.core import ConfigChanged, Core, CoreEvent, CoreSettings, ModelSpec, 
 from llmux.core.invariants import violations
 from llmux.core.lifecycle import Step
 from llmux.messages import (
+    NOT_EXECUTED,
     AbortRequests,
     Arrived,
     BackendFailed,
@@ -45,6 +46,7 @@ from llmux.messages import (
     TimerFired,
 )
 from llmux.policy import FifoPolicy, SwitchPolicy
+from tests.core.memory import Memory
 
 GIB = 1 << 30
 
@@ -78,6 +80,7 @@ class Play:
         self.effects: list[Effect] = []
         self.log: list[tuple[float, CoreEvent]] = []
         self.made_from = settings
+        self.memory = Memory(settings)
         self.ends: Counter[int] = Counter()
         self.stopped = False
         self._requests = 0
@@ -89,6 +92,8 @@ class Play:
 
     def send(self, event: CoreEvent) -> list[Effect]:
         self.log.append((self.now, event))
+        if isinstance(event, ConfigChanged) and self.core.ledger.stop is None:
+            self.memory.configured(event.settings)
         effects = self.core.handle(event, self.now)
         for effect in effects:
             self._take(effect)
@@ -128,6 +133,7 @@ class Play:
         if code is None:
             code = {Outcome.OK: 0, Outcome.FAILED: 1}.get(outcome)
         self._ended = run.hook, outcome
+        self._did(run, outcome, code)
         self.send(HookEnded(run.run_id, outcome, after, code, "" if outcome is Outcome.OK else "because"))
         self._ended = None
 
@@ -245,11 +251,14 @@ class Play:
                 assert effect.run_id not in self.hooks
                 assert not any(r.model == effect.model and r.hook is effect.hook for r in self.hooks.values())
                 self.hooks[effect.run_id] = effect
+                self.memory.begins(effect)
             case StateChanged(model=name, old=ModelState.WAKING, new=ModelState.AWAKE):
                 model, stopping = self.core.ledger.models[name], self.core.ledger.stop is not None
                 proof = Hook.CANARY if model.spec.canary and not stopping else None
                 assert self._ended in [(proof or Hook.WAKE, Outcome.OK), (Hook.CANARY, Outcome.OK)]
             case StateChanged(model=name, new=ModelState.ASLEEP, cause=cause):
+                if cause == Step.FREED:
+                    self.memory.freed(name)
                 known = self.core.ledger.models.get(name)  # none where it left the configuration, and is forgotten
                 verify = known is not None and known.spec.verify
                 if known is not None and cause not in (Step.FREED, Step.FOUND_ASLEEP):
@@ -276,6 +285,16 @@ class Play:
                 assert not self.hooks
                 assert not self.in_flight
                 self.stopped = True
+
+    def _did(self, run: RunHook, outcome: Outcome, code: int | None) -> None:
+        """What a hook has done to memory, before the core hears of its end."""
+        known = self.core.ledger.models.get(run.model)
+        state = ModelState.ASLEEP if known is None else known.state
+        if run.hook is Hook.ALIVE and state is not ModelState.UNCONFIRMED:
+            return  # of one that is known
+        says_no = outcome is Outcome.FAILED and code not in NOT_EXECUTED
+        asleep = state in (ModelState.SLEEPING, ModelState.LOST, ModelState.UNCONFIRMED)
+        self.memory.ended(run, outcome, says_no=says_no, asleep=asleep)
 
     def _changes(self, model: str) -> list[StateChanged]:
         return [effect for effect in self.core.ledger.out if isinstance(effect, StateChanged) and effect.model == model]

@@ -226,12 +226,14 @@ class HistoryOfReloads(History):
     """The configuration changes at any moment: models come, go and need other things, devices come and go."""
 
     devices: dict[str, int] | None
+    called: dict[str, str]
     places: dict[str, tuple[dict[str, int], ...]]
 
     def configured(self, **common: Any) -> CoreSettings:
         self.common = common
         if self.devices is None:
             return CoreSettings(models=self._with_traits([ModelSpec(name) for name in self.places]), **common)
+        called = self.called
         specs = []
         least = dict(self.devices)
         for name, places in self.places.items():
@@ -239,8 +241,9 @@ class HistoryOfReloads(History):
             for place in known:  # each fits when nothing else is there, as the configuration is checked for
                 for device, amount in place.items():
                     least[device] = max(amount, least[device])
-            specs.append(ModelSpec(name, known))
-        return CoreSettings(models=self._with_traits(specs), devices=least, **common)
+            specs.append(ModelSpec(name, tuple({called[device]: n for device, n in place.items()} for place in known)))
+        devices = {called[device]: amount for device, amount in least.items()}
+        return CoreSettings(models=self._with_traits(specs), devices=devices, **common)
 
     def _with_traits(self, specs: list[ModelSpec]) -> tuple[ModelSpec, ...]:
         """All but `a` have them."""
@@ -248,6 +251,7 @@ class HistoryOfReloads(History):
 
     def make(self, **common: Any) -> CoreSettings:
         self.devices = {"gpu0": 24, "gpu1": 24}
+        self.called = {device: device for device in self.devices}
         self.places = dict(zip(NAMES[:3], PLACES, strict=False))
         return self.configured(**common)
 
@@ -276,6 +280,22 @@ class HistoryOfReloads(History):
     def change_devices(self, devices: dict[str, int] | None) -> None:
         self.devices = devices
         self.reload()
+
+    @rule(
+        which=st.sampled_from(["gpu0", "gpu0", "gpu1"]),
+        devices=st.sampled_from([None, {"gpu0": 24, "gpu1": 24}]),
+        wanted=st.sampled_from(NAMES),
+    )
+    def rename_device(self, which: str, devices: dict[str, int] | None, wanted: str) -> None:
+        """Nothing but its name is new, and perhaps that others are back; and somebody wants room on it."""
+        if self.play.core.ledger.stop is not None:
+            return  # it reads no file any more
+        old, new = self.called[which], f"{which}-{len(self.play.log)}"
+        self.play.memory.renamed(old, new)
+        self.called[which] = new
+        self.devices = devices or self.devices
+        self.reload()
+        self.play.arrive(wanted)
 
     @rule(
         timeout=st.sampled_from([None, 5.0, 60.0]),
