@@ -7,6 +7,7 @@ from collections import Counter
 from llmux.core import ConfigChanged, Core, CoreEvent, CoreSettings, ModelSpec, PolicyNote
 from llmux.core.invariants import violations
 from llmux.core.lifecycle import Step
+from llmux.core.report import owners
 from llmux.messages import (
     NOT_EXECUTED,
     AbortRequests,
@@ -83,6 +84,8 @@ class Play:
         self.memory = Memory(settings)
         self.ends: Counter[int] = Counter()
         self.stopped = False
+        self.past: dict[str, ModelState] = {}  # what an earlier play has left
+        self.orphans: set[str] = set()
         self._requests = 0
         self._ended: tuple[Hook, Outcome] | None = None  # the hook whose end the core is being told
         if started:
@@ -103,9 +106,9 @@ class Play:
         assert set(self.waiting) | set(self.in_flight) == set(self.core.ledger.requests)
         return effects
 
-    def start(self, awake: tuple[str, ...] = ()) -> None:
+    def start(self, awake: tuple[str, ...] = (), past: dict[str, ModelState] | None = None) -> None:
         """Start, and answer the alive hooks: no, but for the models in `awake`."""
-        self.send(Start())
+        self.send(Start(past or {}))
         while running := [run for run in self.hooks.values() if run.hook is Hook.ALIVE]:
             for run in running:
                 self.end(run, Outcome.OK if run.model in awake else Outcome.FAILED)
@@ -176,8 +179,20 @@ class Play:
             if model.pinned and not model.leaving:
                 self.command(OperatorUnpin, model.name)
 
-    def stop(self, grace: float = 30.0, on_exit: OnExit = OnExit.LEAVE) -> None:
-        self.send(Stop(grace, on_exit))
+    def stop(self, grace: float = 30.0, on_exit: OnExit = OnExit.LEAVE, sleep_within: float | None = None) -> None:
+        self.send(Stop(grace, on_exit, sleep_within))
+
+    def killed(self) -> Play:
+        """The play of the llmux that is started when this one was killed, with all its hooks. It knows what was saved;
+        the memory is as it was."""
+        play = Play(self.core.settings, started=False)
+        play.now = self.now
+        play.memory = self.memory
+        play.past = owners(self.core)
+        play.orphans = {run.model for run in self.hooks.values() if run.hook in (Hook.WAKE, Hook.SLEEP)}
+        for name in set(play.memory.held) - set(play.core.ledger.models):
+            play.memory.freed(name)  # an operator has seen to it
+        return play
 
     def reconfigure(self, settings: CoreSettings, policy: PolicyNote | None = None) -> list[Effect]:
         return self.send(ConfigChanged(settings, policy))

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from llmux.core import CoreSettings, ModelSpec, PolicyNote
 from llmux.messages import (
     Failure,
+    Hook,
     OnExit,
     OperatorCheck,
     OperatorDrain,
@@ -157,10 +158,10 @@ class History(RuleBasedStateMachine):
         else:
             self.play.release(refuse=what == "refuse")
 
-    @rule(on_exit=st.sampled_from(OnExit), sure=st.integers(0, 5))
-    def stop(self, on_exit: OnExit, sure: int) -> None:
+    @rule(on_exit=st.sampled_from(OnExit), sure=st.integers(0, 5), within=st.sampled_from([None, 0.0, 20.0]))
+    def stop(self, on_exit: OnExit, sure: int, within: float | None) -> None:
         if sure == 0:
-            self.play.stop(30.0, on_exit)
+            self.play.stop(30.0, on_exit, within)
 
     def teardown(self) -> None:
         play = self.play
@@ -198,6 +199,26 @@ class History(RuleBasedStateMachine):
 
 class HistoryOnTwoDevices(History):
     make = staticmethod(three_on_two_gpus)
+
+
+class HistoryOfRestarts(HistoryOnTwoDevices):
+    """llmux is killed at any moment, and started again: all that it knows is what it has saved."""
+
+    def begun(self) -> None:
+        self.play.start()
+        self.play.command(OperatorSwitch, "small")
+
+    @precondition(lambda self: self.play.core.ledger.stop is None)
+    @rule(wanted=st.sampled_from(["big", "left", "right", "small"]))
+    def kill(self, wanted: str) -> None:
+        self.play = self.play.killed()
+        self.play.send(Start(self.play.past))
+        while running := [run for run in self.play.hooks.values() if run.hook in (Hook.ALIVE, Hook.VERIFY)]:
+            run = running[0]
+            # A hook that went on was ended by the new one, who asks nobody about that model; and nobody answers else.
+            orphan = run.model in self.play.orphans and run.hook is Hook.ALIVE
+            self.play.end(run, Outcome.ERROR if orphan else Outcome.FAILED)
+        self.play.arrive(wanted)
 
 
 HISTORIES = os.environ.get("LLMUX_HISTORIES")
@@ -345,7 +366,7 @@ def test_reloads_at_any_moment_keep_the_invariants_and_settle() -> None:
 
 
 @pytest.mark.fault(25, 46, 50, 51)
-@pytest.mark.parametrize("machine", [History, HistoryOnTwoDevices])
+@pytest.mark.parametrize("machine", [History, HistoryOnTwoDevices, HistoryOfRestarts])
 def test_every_history_keeps_the_invariants_and_settles(machine: type[History]) -> None:
     machine.TestCase.settings = BUDGET
     case = machine.TestCase("runTest")
