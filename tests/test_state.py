@@ -14,6 +14,7 @@ import pytest
 from llmux import Config, build_app
 from llmux.costs import Learned, SwitchCostTracker
 from llmux.errors import ReleasedError
+from llmux.messages import ModelState
 from llmux.snapshot import Pin, Standing
 from llmux.state import (
     ASIDE,
@@ -21,10 +22,12 @@ from llmux.state import (
     LOCK_FILE,
     MAX_BYTES,
     ORDERS_FILE,
+    OWNERS_FILE,
     CostStore,
     FolderLock,
     InUseError,
     OrderStore,
+    OwnerStore,
 )
 
 MODELS = frozenset("ab")
@@ -183,12 +186,36 @@ def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
     assert (folder / LOCK_FILE).stat().st_mode & 0o777 == 0o600
 
 
+def test_what_can_never_be_such_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder, why in ((tmp_path / "file", "it is not a folder"), (tmp_path / "file" / "state", "Not a directory")):
+        with pytest.raises(OSError, match=f"`state_dir` {folder} cannot be used: {why}"):
+            FolderLock(folder).acquire()
+    (tmp_path / LOCK_FILE).mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        FolderLock(tmp_path).acquire()
+
+
+@pytest.mark.fault(55)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_disk_that_is_full_or_broken_is_no_reason_not_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def fails(*args: object, **options: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fails)
+        FolderLock(tmp_path).acquire()
+    (record,) = caplog.records
+    assert "state_not_locked" in record.getMessage()
+    assert os.strerror(number) in record.getMessage()
+
+
 def test_where_nothing_can_be_locked_llmux_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    (tmp_path / "file").touch()
-    FolderLock(tmp_path / "file").acquire()
 
     def unsupported(fd: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -196,8 +223,8 @@ def test_where_nothing_can_be_locked_llmux_goes_on(
     monkeypatch.setattr(fcntl, "flock", unsupported)
     FolderLock(tmp_path / "nfs").acquire()
     told = [record.getMessage() for record in caplog.records]
-    assert ["state_not_locked" in line for line in told] == [True, True]
-    assert "No locks available" in told[1]
+    assert ["state_not_locked" in line for line in told] == [True]
+    assert "No locks available" in told[0]
 
 
 @pytest.mark.anyio
@@ -216,6 +243,69 @@ async def test_an_llmux_has_its_folder_for_as_long_as_it_serves(tmp_path: Path) 
     third, _ = await build_app(config("third"))
     async with third.serving(port=0):
         pass
+
+
+# --- who may hold memory ----------------------------------------------------------------------------------------------
+
+OWNERS = {"a": ModelState.LOST, "b": ModelState.AWAKE}
+
+
+@pytest.mark.fault(62)
+def test_who_may_hold_memory_is_known_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert OwnerStore(tmp_path).load(MODELS) == {}  # the first time
+    store = OwnerStore(tmp_path, tmp_path / "config.yaml")
+    store.save(OWNERS)
+    assert OwnerStore(tmp_path).load(MODELS) == OWNERS
+    assert (tmp_path / OWNERS_FILE).stat().st_mode & 0o777 == 0o600
+    assert json.loads((tmp_path / OWNERS_FILE).read_bytes())["config"] == str(tmp_path / "config.yaml")
+    store.save({})
+    assert OwnerStore(tmp_path).load(MODELS) == {}
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+@pytest.mark.fault(62)
+def test_a_model_that_is_no_more_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    OwnerStore(tmp_path, tmp_path / "old.yaml").save(OWNERS)
+    assert OwnerStore(tmp_path).load(frozenset("b")) == {"b": ModelState.AWAKE}
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "owners_gone" in record.getMessage()
+    assert "a (lost)" in record.getMessage()
+    assert "old.yaml" in record.getMessage()
+
+
+@pytest.mark.fault(62)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"llmux_owners": 2, "version": "9", "saved": 0, "config": "", "models": {}}',
+        b'{"llmux_owners": 1, "version": "9", "saved": 0, "config": "", "models": {"a": "elsewhere"}}',
+    ],
+)
+def test_where_it_cannot_be_read_any_model_may_hold_memory(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / OWNERS_FILE).write_bytes(content)
+    assert OwnerStore(tmp_path).load(MODELS) == dict.fromkeys("ab", ModelState.UNCONFIRMED)
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert (tmp_path / (OWNERS_FILE + ASIDE)).read_bytes() == content
+
+
+def test_what_could_not_be_written_is_said_once_and_written_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    store = OwnerStore(tmp_path / "file")
+    store.save(OWNERS)
+    store.save({})
+    store.save(OWNERS)
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    (tmp_path / "file").unlink()
+    store.save(OWNERS)
+    assert OwnerStore(tmp_path / "file").load(MODELS) == OWNERS
 
 
 # --- orders -----------------------------------------------------------------------------------------------------------

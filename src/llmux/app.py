@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 
-from llmux import control
+from llmux import control, logs
 from llmux.access import Access
 from llmux.addresses import parse_network
 from llmux.certificates import Certificate
@@ -24,13 +24,13 @@ from llmux.eventlog.recorder import Recorder
 from llmux.exposure import Exposure, Keeper, expose
 from llmux.gateway import Backend, Gateway, GatewaySettings, Limit, Timeouts, descriptors
 from llmux.hooks import HookRunner, HookSpec
-from llmux.journals import Journals
-from llmux.messages import SCRIPTS, Hook, OnExit
-from llmux.oversight import ClientView, Oversight, Sinks, devices_of
+from llmux.journals import Journals, reason
+from llmux.messages import SCRIPTS, Hook, ModelState, OnExit
+from llmux.oversight import ClientView, Oversight, Sinks, devices_of, lost_place
 from llmux.policy import load_policy
+from llmux.remembering import Remembering
 from llmux.settings import core_settings
-from llmux.snapshot import Standing, Usage
-from llmux.state import CostStore, FolderLock, OrderStore
+from llmux.snapshot import Usage
 from llmux.switcher import Switcher
 from llmux.telemetry import Telemetry
 from llmux.telemetry.history import History
@@ -40,11 +40,7 @@ from llmux.wire.rewrite import Params
 #: How long answers that are under way once nothing is in flight any more may take when llmux stops, in seconds.
 LAST_WORDS_SECS = 2.0
 
-#: How often what was learned is saved, in seconds; and at the end.
-SAVE_SECS = 30.0
-
-#: How long the disk may take for that, in seconds, before llmux ends all the same.
-SAVE_PATIENCE_SECS = 5.0
+log = logs.get_logger("llmux.app")
 
 
 def backend(name: str, model: ModelConfig) -> Backend:
@@ -111,10 +107,7 @@ class App:
     Args:
         config: what it begins with; the attribute `config` is what is in use now.
         exposure: the keys and certificates that it names.
-        store: where what it learns is kept.
-        learned: what was in there.
-        orders: where the orders of operators are kept that stand until they are taken back.
-        standing: what was in there.
+        memory: what survives a restart.
         journals: what is to be written down of requests.
     """
 
@@ -122,27 +115,22 @@ class App:
         self,
         config: Config,
         exposure: Exposure,
-        store: CostStore | None = None,
-        learned: Learned | None = None,
-        orders: OrderStore | None = None,
-        standing: Standing | None = None,
+        memory: Remembering | None = None,
         journals: Journals | None = None,
     ) -> None:
         self.config = config
         self._journals = journals if journals is not None else Journals(config)
-        self._store = store
-        self._orders = orders
-        self._standing = standing
-        self._standing_changed = asyncio.Event()
-        self._costs = SwitchCostTracker(learned=learned)
+        self._memory = memory if memory is not None else Remembering(config)
+        self._costs = SwitchCostTracker(learned=self._memory.learned)
         self._telemetry = Telemetry(
             config.models,
             request_timeout_secs=config.policy.request_timeout_secs,
             limits=Limit,
             usage=self._usage,
+            lost_place=lambda model: lost_place(self._driver, model),
         )
         self._history = History(config.models, devices=lambda model: devices_of(self._driver, model))
-        sinks = Sinks(self._telemetry, self._history, self._standing_changed.set)
+        sinks = Sinks(self._telemetry, self._history, self._memory.standing_changed)
         self._hooks = HookRunner(
             on_output=sinks.hook_output,
             on_held=self._telemetry.hook_output_held,
@@ -162,6 +150,7 @@ class App:
             aliases=config.names(),
             sink=sinks,
             recorder=self._recorder,
+            owners_changed=self._memory.owners_changed,
         )
         certificate = None if exposure.certificate is None else Certificate(exposure.certificate)
         self._gateway_settings = gateway_settings(config)
@@ -252,14 +241,14 @@ class App:
             sockets: listen on these sockets, which are bound already, instead.
 
         Raises:
-            OSError: the address cannot be bound, the event log or access log not be opened, or another llmux has the
-                `state_dir`; no hook has run then.
+            OSError: the address cannot be bound, the event log or access log not be opened, or the `state_dir` not be
+                used, as another llmux has it or it is no folder; no hook has run then.
         """
         view = ClientView(lambda: self.config, self._driver)
         # The control plane first: whoever connects early must find it.
         async with (
-            self._alone(),
-            self._remembering(),
+            self._memory.alone(),
+            self._memory.saving(self._driver),
             self._recording(),
             self._journals.writing(self._driver),
             control.control_server(
@@ -274,8 +263,7 @@ class App:
             self._keeping(),
         ):
             self._gateway.set_control(dial)
-            if self._standing is not None:  # before anybody can ask for a model
-                self._driver.restore(self._standing)
+            await self._memory.recall(self._driver)  # before anybody can ask for a model
             for orphan in await self._hooks.end_orphans():  # before anybody can have a model woken
                 self._telemetry.hook_left_running(orphan)
             try:
@@ -295,24 +283,14 @@ class App:
                 self._driver.close()
 
     @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """Keep the folder with what is remembered for this llmux."""
-        if self.config.state_path is None:
-            yield
-            return
-        lock = FolderLock(self.config.state_path)
-        await asyncio.to_thread(lock.acquire)
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(lock.release)
-
-    @contextlib.asynccontextmanager
     async def _recording(self) -> AsyncIterator[None]:
         if self._recorder is None:
             yield
             return
-        await asyncio.to_thread(self._recorder.start)
+        try:
+            await asyncio.to_thread(self._recorder.start)
+        except OSError as error:
+            raise OSError(f"`event_log` {self.config.event_log_path} cannot be written: {reason(error)}") from error
         try:
             yield
         finally:
@@ -332,41 +310,6 @@ class App:
     def _let_in(self, access: Access) -> None:
         self._gateway.access = access
 
-    @contextlib.asynccontextmanager
-    async def _remembering(self) -> AsyncIterator[None]:
-        """Save what is learned, now and then and at the end."""
-        store, orders = self._store, self._orders
-        if store is None or orders is None:
-            yield
-            return
-
-        async def now_and_then() -> None:
-            while True:
-                await asyncio.sleep(SAVE_SECS)
-                await asyncio.to_thread(store.save, self._costs.learned())
-
-        async def at_once() -> None:
-            while True:
-                await self._standing_changed.wait()
-                self._standing_changed.clear()
-                await asyncio.to_thread(orders.save, self._driver.standing())
-
-        tasks = [
-            asyncio.create_task(now_and_then(), name="llmux-state"),
-            asyncio.create_task(at_once(), name="llmux-orders"),
-        ]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            with contextlib.suppress(TimeoutError):  # a disk that hangs does not keep llmux from ending
-                async with asyncio.timeout(SAVE_PATIENCE_SECS):
-                    await asyncio.to_thread(store.save, self._costs.learned())
-                    if self._standing_changed.is_set():  # not otherwise: a start that failed has none of them yet
-                        await asyncio.to_thread(orders.save, self._driver.standing())
-
     async def stop(self) -> None:
         """Stop accepting, refuse what waits, let what is in flight end within ``shutdown_grace_secs``, see that no
         hook runs any more, and leave the models as ``on_exit`` says. Calling it again waits for the same end."""
@@ -376,11 +319,27 @@ class App:
 
     async def _stop(self) -> None:
         self._gateway.stop_accepting()
-        await self._driver.stop(self.config.shutdown_grace_secs, OnExit(self.config.on_exit))
+        config = self.config
+        await self._driver.stop(config.shutdown_grace_secs, OnExit(config.on_exit), config.on_exit_timeout_secs)
         with contextlib.suppress(TimeoutError):  # last words, such as the refusals of those who waited
             await asyncio.wait_for(self._gateway.drained(), LAST_WORDS_SECS)
         await self._gateway.close()
         await self._hooks.wait_closed()
+        self._tell_of_memory()
+
+    def _tell_of_memory(self) -> None:
+        """Say which models may hold memory now that llmux ends, other than those that are left awake as wished."""
+        wished = [ModelState.AWAKE] if self.config.on_exit == "leave" else []
+        left = {name: state for name, state in self._driver.owners().items() if state not in wished}
+        if left:
+            kept = "the next llmux with this `state_dir` knows of it"
+            lost = "the next llmux will not know of it, as there is no `state_dir`: see to their memory before"
+            tell = log.warning if set(left.values()) <= {ModelState.UNCONFIRMED} else log.error
+            tell(
+                "memory_may_be_held",
+                models=", ".join(f"{name} ({state})" for name, state in left.items()),
+                message=kept if self._memory.lasting else lost,
+            )
 
     def kill(self) -> None:
         """End at once: kill the groups of all running hooks, and cut every connection."""
@@ -397,12 +356,7 @@ async def build_app(config: Config) -> tuple[App, Switcher]:
             and OpenTelemetry is not installed.
         ValueError: the configuration's policy cannot be made.
     """
-    store = learned = orders = standing = None
-    if config.state_path is not None:
-        store = CostStore(config.state_path)
-        learned = await asyncio.to_thread(store.load, frozenset(config.models))
-        orders = OrderStore(config.state_path)
-        standing = await asyncio.to_thread(orders.load)
+    memory = await asyncio.to_thread(Remembering, config)
     journals = await asyncio.to_thread(Journals, config)
-    app = App(config, await asyncio.to_thread(expose, config), store, learned, orders, standing, journals)
+    app = App(config, await asyncio.to_thread(expose, config), memory, journals)
     return app, app.switcher

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from llmux import logs
 from llmux.core import ConfigChanged, Core, CoreEvent, CoreSettings, PolicyNote
-from llmux.core.report import orders, snapshot, standing
+from llmux.core.report import orders, owners, snapshot, standing
 from llmux.errors import (
     LlmuxError,
     RequestAbortedError,
@@ -40,6 +40,7 @@ from llmux.messages import (
     HookEnded,
     Left,
     ModelRemoved,
+    ModelState,
     OnExit,
     OperatorCheck,
     OperatorDrain,
@@ -58,6 +59,7 @@ from llmux.messages import (
     RunHook,
     SetTimer,
     Start,
+    StateChanged,
     Stop,
     Stopped,
 )
@@ -108,6 +110,7 @@ class Driver:
         aliases: other names of models.
         sink: telemetry.
         recorder: the event log, if there is one.
+        owners_changed: called when a model's state has changed, so that `owners` may give something else.
         clock: what time it is, in seconds, never going back; the loop's own may be coarser (uvloop: a millisecond).
     """
 
@@ -122,6 +125,7 @@ class Driver:
         sink: FactSink,
         recorder: Recorder | None = None,
         clock: Callable[[], float] = monotonic,
+        owners_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.core = core
         self._names = {name: name for name in core.ledger.models} | dict(aliases)
@@ -139,6 +143,7 @@ class Driver:
         self._tell_by = 0.0
         self._hook_started = float("-inf")
         self._started = False
+        self._past: Mapping[str, ModelState] = {}
         self._next_request = 0
         self._next_command = 0
         self._requesters: dict[int, Requester] = {}
@@ -156,6 +161,7 @@ class Driver:
             CancelTimer: world.cancel_timer,
             OperatorReply: self._operator_reply,
             ModelRemoved: world.model_removed,
+            StateChanged: lambda effect: owners_changed(),
             Stopped: self._all_stopped,
         }
 
@@ -347,13 +353,21 @@ class Driver:
         """Ask who is awake; from now on models may be woken. Calling it again does nothing."""
         if not self._started:
             self._started = True
-            self.dispatch(Start())
+            self.dispatch(Start(dict(self._past)))
 
     def restore(self, standing: Standing) -> None:
         """Have the orders stand that stood when llmux last ran. To be called before `start`, and before requests
         come."""
         for order in orders(self.core, standing):
             self.dispatch(order)
+
+    def recall(self, past: Mapping[str, ModelState]) -> None:
+        """What `owners` gave when llmux last ran. To be called before `start`."""
+        self._past = past
+
+    def owners(self) -> dict[str, ModelState]:
+        """The models that may hold memory, and what is known of them."""
+        return owners(self.core)
 
     def standing(self) -> Standing:
         """The orders of operators that stand until they are taken back."""
@@ -430,10 +444,16 @@ class Driver:
         finally:
             self._commands.pop(number, None)
 
-    async def stop(self, grace: float, on_exit: OnExit) -> None:
-        """Refuse what waits, let what is in flight end within `grace` seconds, and return once no hook runs."""
-        self.dispatch(Stop(grace, on_exit))
+    async def stop(self, grace: float, on_exit: OnExit, sleep_within: float | None = None) -> None:
+        """Refuse what waits, let what is in flight end within `grace` seconds, and return once no hook runs. Sleep
+        hooks that are to run after that have `sleep_within` seconds together; None: their own deadlines."""
+        self.dispatch(Stop(grace, on_exit, sleep_within))
+        ledger = self.core.ledger
+        if (ledger.requests or ledger.runs) and "exit" not in ledger.timers:  # else telemetry tells of the last sleeps
+            hooks = ", ".join(f"{run.hook} of {run.model.name}" for run in ledger.runs.values())
+            log.info("stop_waits", requests=len(ledger.requests), hooks=hooks, at_most_secs=grace)
         await asyncio.shield(self._stopped)
+        self._tell_sink()  # of the last hooks, before anybody says that all is over
 
     def events_of(self, request_id: int) -> int:
         """How many server-sent events the answer to a request has had so far."""

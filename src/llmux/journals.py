@@ -28,6 +28,7 @@ class Journals:
 
     def __init__(self, config: Config) -> None:
         self._file: AccessLog | None = None
+        self._path = config.access_log_path
         self._tracing: Tracing | None = tracing(config)
         scribes: list[Scribe] = [] if self._tracing is None else [self._tracing]
         if config.access_log_path is not None:
@@ -53,7 +54,10 @@ class Journals:
             OSError: the access log cannot be opened.
         """
         if self._file is not None:
-            await asyncio.to_thread(self._file.start)
+            try:
+                await asyncio.to_thread(self._file.start)
+            except OSError as error:
+                raise OSError(f"`access_log` {self._path} cannot be written: {reason(error)}") from error
         unsubscribe = None if self._tracing is None else driver.subscribe(self._tracing.watch)
         try:
             yield
@@ -64,6 +68,11 @@ class Journals:
                 await asyncio.to_thread(self._tracing.close)
             if self._file is not None:
                 await asyncio.to_thread(self._file.close)
+
+
+def reason(error: OSError) -> str:
+    """Why, without the number and the path: whoever says it names the path."""
+    return error.strerror or str(error)
 
 
 def tracing(config: Config) -> Tracing | None:

@@ -90,8 +90,11 @@ NOT_EXECUTED = frozenset({126, 127})
 # --- events: what happened --------------------------------------------------------------------------------------
 
 
-class Start(Message, frozen=True, gc=False, tag=True):
-    """The server listens. Asks every model's alive hook who is awake already."""
+class Start(Message, frozen=True, gc=False, tag=True, omit_defaults=True):
+    """The server listens. Asks every model's alive hook who is awake already. `past` has what was known, when an
+    earlier llmux ended, of the models that may hold memory since: of those, a no is no proof."""
+
+    past: dict[str, ModelState] = {}
 
 
 class Arrived(Message, frozen=True, gc=False, tag=True):
@@ -212,10 +215,12 @@ class OperatorUnpin(Message, frozen=True, gc=False, tag=True):
 
 
 class Stop(Message, frozen=True, gc=False, tag=True):
-    """Take nothing new on, let what is in flight end within `grace` seconds, then `Stopped`."""
+    """Take nothing new on, let what is in flight end within `grace` seconds, then `Stopped`. Sleep hooks that are to
+    run after that have `sleep_within` seconds, all of them together; None: their own deadlines."""
 
     grace: float
     on_exit: OnExit
+    sleep_within: float | None = None
 
 
 Event = (
@@ -465,6 +470,13 @@ class PinChanged(Message, frozen=True, gc=False, tag=True):
     pinned: bool
 
 
+class LastSleeps(Message, frozen=True, gc=False, tag=True):
+    """llmux stops, and puts these models to sleep before; they have `within` seconds for that."""
+
+    models: tuple[str, ...]
+    within: float
+
+
 class PolicyFault(Message, frozen=True, gc=False, tag=True):
     """The policy raised, or asked for something impossible; FIFO decided in its place."""
 
@@ -488,6 +500,7 @@ Fact = (
     | Resumed
     | DrainChanged
     | PinChanged
+    | LastSleeps
     | PolicyFault
 )
 

@@ -80,6 +80,12 @@ def devices_of(driver: Driver, model: str) -> tuple[str, ...]:
     return () if found is None or found.placement is None else tuple(found.placement)
 
 
+def lost_place(driver: Driver, model: str) -> tuple[tuple[str, ...], float | None]:
+    """Which devices a lost `model` may hold memory of, and in how many seconds it is looked at again, if it is."""
+    at = driver.core.ledger.timers.get(f"lost:{model}")
+    return devices_of(driver, model), None if at is None else max(0.0, at - driver.now())
+
+
 class ClientView:
     """What clients may know: `llmux.control.view.ControlView`."""
 

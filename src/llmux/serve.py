@@ -34,6 +34,10 @@ BACKLOG = 1024
 KILL_SECS = 2.0
 """How long the second signal may take to end everything, in seconds; then the process just exits."""
 
+FORCE_SECS = 20.0
+"""How much longer than its deadlines a graceful end may take, in seconds: hooks are ended by force after them (twice, a
+wake and what cleans up after it), last words are said, and the disk is written."""
+
 END_SECS = 2.0
 """How long a thread that a disk or a network file system holds may keep the process from exiting, once all is over."""
 
@@ -177,7 +181,14 @@ async def _serve(
             if watch:
                 await stack.enter_async_context(_while_serving(reloader.watch()))
 
-        log.info("stopping", signal=(await signals.get()).name, grace_secs=config.shutdown_grace_secs)
+        signal_name, now = (await signals.get()).name, app.config
+        log.info(
+            "stopping",
+            signal=signal_name,
+            grace_secs=now.shutdown_grace_secs,
+            on_exit=now.on_exit,
+            at_most_secs=now.shutdown_grace_secs + now.on_exit_timeout_secs + FORCE_SECS,
+        )
         stopping = asyncio.create_task(app.stop())
         again = asyncio.create_task(signals.get())
         await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)

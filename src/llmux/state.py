@@ -1,18 +1,20 @@
-"""What llmux has learned and been told, kept in a folder so that it survives a restart: what switches cost, and the
-orders of operators that stand until they are taken back.
+"""What llmux has learned and been told, kept in a folder so that it survives a restart: what switches cost, the orders
+of operators that stand until they are taken back, and which models may hold memory.
 
-Touches that folder only. Blocks, so call it in a thread while the loop runs. Only another llmux in the same folder may
-stop llmux: a file that cannot be read is put aside, one that cannot be written is tried again the next time, and both
-are said in the log.
+Touches that folder only. Blocks, so call it in a thread while the loop runs. Only another llmux in the same folder, or
+a folder that can never be one, may keep llmux from starting: a file that cannot be read is put aside, one that cannot
+be written is tried again the next time, and both are said in the log.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,11 +22,13 @@ import msgspec
 
 from llmux import logs
 from llmux.costs import Learned
+from llmux.messages import ModelState
 from llmux.snapshot import Standing
 from llmux.version import version
 
 FILE = "costs.json"
 ORDERS_FILE = "orders.json"
+OWNERS_FILE = "owners.json"
 LOCK_FILE = "lock"
 FORMAT = 1
 """The version of the file's format that this llmux writes, and the only one that it reads."""
@@ -33,6 +37,9 @@ ASIDE = ".unreadable"
 """What is put behind the name of a file that cannot be used. There is one at most: the last one."""
 
 MAX_BYTES = 16 * 2**20
+
+#: What may befall a disk that was good: no reason not to start, at the worst time.
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 log = logs.get_logger("llmux.state")
 
@@ -63,15 +70,19 @@ class FolderLock:
         self._fd: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Where no file can be locked, there is none, and the log says so.
+        """Take the lock. Where no file can be locked, or the disk is full or broken, there is none; the log says so.
 
         Raises:
             InUseError: another llmux, of this process or another one, has it.
+            OSError: it is no folder, or not one that llmux may write.
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            if error.errno not in _PASSING:
+                why = "it is not a folder" if isinstance(error, FileExistsError) else _why(error)
+                raise OSError(f"`state_dir` {self.path.parent} cannot be used: {why}") from error
             self._not_locked(error)
             return
         try:
@@ -223,6 +234,90 @@ class OrderStore:
                 log.error("orders_not_saved", path=str(self.path), error=error.strerror or str(error))
                 return
             self._saved = orders
+
+
+class _Owners(msgspec.Struct, frozen=True, kw_only=True):
+    """`saved` is in seconds since 1970, `config` the path of the file that the models are of."""
+
+    format: int = msgspec.field(name="llmux_owners", default=FORMAT)
+    version: str
+    saved: float
+    config: str
+    models: dict[str, ModelState]
+
+
+class OwnerStore:
+    """Which models may hold memory, in the folder of the costs: so that the next llmux takes no *no* of an alive hook
+    for proof that they do not.
+
+    Args:
+        config: path of the configuration file; for people who read it.
+    """
+
+    def __init__(self, folder: Path, config: Path | None = None) -> None:
+        self.path = folder / OWNERS_FILE
+        self._config = "" if config is None else str(config)
+        self._saved: dict[str, ModelState] | None = None
+        self._failing = False
+        self._one_at_a_time = threading.Lock()
+
+    def load(self, models: frozenset[str]) -> dict[str, ModelState]:
+        """What was known of those of `models` that were not asleep when llmux last ended. Where the file cannot be
+        used, nobody knows: any of them may hold memory. The log says so; and so it does of models that are no more,
+        whose memory nobody looks after."""
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+            if len(raw) > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES} bytes")
+            found = msgspec.json.decode(raw, type=_Owners)
+            if found.format != FORMAT:
+                raise ValueError(f"its format is {found.format}, and this llmux knows {FORMAT}")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            readable = not isinstance(error, OSError)
+            aside = _put_aside(self.path) if readable else ""
+            log.error("owners_unreadable", path=str(self.path), error=_why(error), aside=aside)
+            return dict.fromkeys(models, ModelState.UNCONFIRMED)
+        known = {name: state for name, state in found.models.items() if name in models}
+        gone = {name: state for name, state in found.models.items() if name not in models}
+        if known:
+            log.info("owners_loaded", path=str(self.path), models=_listed(known))
+        if gone:
+            log.error(
+                "owners_gone",
+                models=_listed(gone),
+                config=found.config,
+                message="an earlier llmux has left these, which are not configured any more; nobody looks after what "
+                "they may hold",
+            )
+        return known
+
+    def save(self, models: Mapping[str, ModelState]) -> None:
+        """Write `models`, all or nothing, unless they are what was written last. May be called from any thread."""
+        with self._one_at_a_time:
+            if models == self._saved:
+                return
+            content = _Owners(version=version(), saved=time.time(), config=self._config, models=dict(models))
+            try:
+                _write(self.path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+            except OSError as error:
+                self._saved = None
+                if not self._failing:
+                    self._failing = True
+                    log.error("owners_not_saved", path=str(self.path), error=_why(error))
+                return
+            self._failing = False
+            self._saved = dict(models)
+
+
+def _listed(models: Mapping[str, ModelState]) -> str:
+    return ", ".join(f"{name} ({state})" for name, state in models.items())
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _decimal(text: bytes) -> str:

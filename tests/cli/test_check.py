@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmux.cli.places import place_problems, place_warnings
+from llmux.cli.places import place_problems
 from llmux.cli.together import together
 from llmux.config import Config
 from tests.cli.conftest import clean
@@ -118,8 +118,8 @@ def test_where_it_is_to_write(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml"]  # it only looks
     (tmp_path / "file").touch()
     result = check(tmp_path, text + "state_dir: file/state\n", "--no-hooks")
-    assert result.returncode == 0  # llmux would start
-    assert f"warning: state_dir: {tmp_path / 'file'} is not a folder; " in result.stdout
+    assert result.returncode == 1  # llmux would not start
+    assert f"problem: state_dir: {tmp_path / 'file'} is not a folder" in result.stdout
     (tmp_path / "folder").mkdir()
     result = check(tmp_path, text + "event_log: nowhere/events.jsonl\naccess_log: folder\n", "--no-hooks")
     assert result.returncode == 1  # it would not
@@ -135,11 +135,10 @@ def test_what_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     paths = {"state_dir": "new/state", "event_log": "there.jsonl", "access_log": "new.jsonl"}
     config = Config.model_validate({"models": {"a": model}, **{key: str(tmp_path / at) for key, at in paths.items()}})
     me = pwd.getpwuid(os.geteuid()).pw_name
-    (warning,) = place_warnings(config)
-    assert warning.startswith(f"state_dir: {tmp_path} cannot be written by {me}; ")
     assert place_problems(config) == [
         ("event_log", f"{tmp_path / 'there.jsonl'} cannot be written by {me}"),
         ("access_log", f"{tmp_path} cannot be written by {me}"),
+        ("state_dir", f"{tmp_path} cannot be written by {me}"),
     ]
 
 

@@ -201,8 +201,8 @@ scripts: {}
                 "forward_authorization, metrics_need_key, tls, allowed_hosts, cors, trusted_proxies, devices, "
                 "hook_timeout_secs, idle_sleep_secs, preload, drain_timeout_secs, "
                 "alive_interval_secs, doubt_after_failures, max_body_bytes, max_buffered_bytes, max_queue, "
-                "waiting_keepalive_secs, shutdown_grace_secs, on_exit, access_log, access_log_max_bytes, "
-                "access_log_keep, tracing, event_log, "
+                "waiting_keepalive_secs, shutdown_grace_secs, on_exit, on_exit_timeout_secs, access_log, "
+                "access_log_max_bytes, access_log_keep, tracing, event_log, "
                 "event_log_max_bytes, event_log_keep, state_dir, timeouts_secs",
             ),
         ],

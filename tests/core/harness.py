@@ -7,7 +7,9 @@ from collections import Counter
 from llmux.core import ConfigChanged, Core, CoreEvent, CoreSettings, ModelSpec, PolicyNote
 from llmux.core.invariants import violations
 from llmux.core.lifecycle import Step
+from llmux.core.report import owners
 from llmux.messages import (
+    NOT_EXECUTED,
     AbortRequests,
     Arrived,
     BackendFailed,
@@ -45,6 +47,7 @@ from llmux.messages import (
     TimerFired,
 )
 from llmux.policy import FifoPolicy, SwitchPolicy
+from tests.core.memory import Memory
 
 GIB = 1 << 30
 
@@ -78,8 +81,11 @@ class Play:
         self.effects: list[Effect] = []
         self.log: list[tuple[float, CoreEvent]] = []
         self.made_from = settings
+        self.memory = Memory(settings)
         self.ends: Counter[int] = Counter()
         self.stopped = False
+        self.past: dict[str, ModelState] = {}  # what an earlier play has left
+        self.orphans: set[str] = set()
         self._requests = 0
         self._ended: tuple[Hook, Outcome] | None = None  # the hook whose end the core is being told
         if started:
@@ -89,6 +95,8 @@ class Play:
 
     def send(self, event: CoreEvent) -> list[Effect]:
         self.log.append((self.now, event))
+        if isinstance(event, ConfigChanged) and self.core.ledger.stop is None:
+            self.memory.configured(event.settings)
         effects = self.core.handle(event, self.now)
         for effect in effects:
             self._take(effect)
@@ -98,9 +106,9 @@ class Play:
         assert set(self.waiting) | set(self.in_flight) == set(self.core.ledger.requests)
         return effects
 
-    def start(self, awake: tuple[str, ...] = ()) -> None:
+    def start(self, awake: tuple[str, ...] = (), past: dict[str, ModelState] | None = None) -> None:
         """Start, and answer the alive hooks: no, but for the models in `awake`."""
-        self.send(Start())
+        self.send(Start(past or {}))
         while running := [run for run in self.hooks.values() if run.hook is Hook.ALIVE]:
             for run in running:
                 self.end(run, Outcome.OK if run.model in awake else Outcome.FAILED)
@@ -128,6 +136,7 @@ class Play:
         if code is None:
             code = {Outcome.OK: 0, Outcome.FAILED: 1}.get(outcome)
         self._ended = run.hook, outcome
+        self._did(run, outcome, code)
         self.send(HookEnded(run.run_id, outcome, after, code, "" if outcome is Outcome.OK else "because"))
         self._ended = None
 
@@ -170,8 +179,20 @@ class Play:
             if model.pinned and not model.leaving:
                 self.command(OperatorUnpin, model.name)
 
-    def stop(self, grace: float = 30.0, on_exit: OnExit = OnExit.LEAVE) -> None:
-        self.send(Stop(grace, on_exit))
+    def stop(self, grace: float = 30.0, on_exit: OnExit = OnExit.LEAVE, sleep_within: float | None = None) -> None:
+        self.send(Stop(grace, on_exit, sleep_within))
+
+    def killed(self) -> Play:
+        """The play of the llmux that is started when this one was killed, with all its hooks. It knows what was saved;
+        the memory is as it was."""
+        play = Play(self.core.settings, started=False)
+        play.now = self.now
+        play.memory = self.memory
+        play.past = owners(self.core)
+        play.orphans = {run.model for run in self.hooks.values() if run.hook in (Hook.WAKE, Hook.SLEEP)}
+        for name in set(play.memory.held) - set(play.core.ledger.models):
+            play.memory.freed(name)  # an operator has seen to it
+        return play
 
     def reconfigure(self, settings: CoreSettings, policy: PolicyNote | None = None) -> list[Effect]:
         return self.send(ConfigChanged(settings, policy))
@@ -245,11 +266,14 @@ class Play:
                 assert effect.run_id not in self.hooks
                 assert not any(r.model == effect.model and r.hook is effect.hook for r in self.hooks.values())
                 self.hooks[effect.run_id] = effect
+                self.memory.begins(effect)
             case StateChanged(model=name, old=ModelState.WAKING, new=ModelState.AWAKE):
                 model, stopping = self.core.ledger.models[name], self.core.ledger.stop is not None
                 proof = Hook.CANARY if model.spec.canary and not stopping else None
                 assert self._ended in [(proof or Hook.WAKE, Outcome.OK), (Hook.CANARY, Outcome.OK)]
             case StateChanged(model=name, new=ModelState.ASLEEP, cause=cause):
+                if cause == Step.FREED:
+                    self.memory.freed(name)
                 known = self.core.ledger.models.get(name)  # none where it left the configuration, and is forgotten
                 verify = known is not None and known.spec.verify
                 if known is not None and cause not in (Step.FREED, Step.FOUND_ASLEEP):
@@ -276,6 +300,16 @@ class Play:
                 assert not self.hooks
                 assert not self.in_flight
                 self.stopped = True
+
+    def _did(self, run: RunHook, outcome: Outcome, code: int | None) -> None:
+        """What a hook has done to memory, before the core hears of its end."""
+        known = self.core.ledger.models.get(run.model)
+        state = ModelState.ASLEEP if known is None else known.state
+        if run.hook is Hook.ALIVE and state is not ModelState.UNCONFIRMED:
+            return  # of one that is known
+        says_no = outcome is Outcome.FAILED and code not in NOT_EXECUTED
+        asleep = state in (ModelState.SLEEPING, ModelState.LOST, ModelState.UNCONFIRMED)
+        self.memory.ended(run, outcome, says_no=says_no, asleep=asleep)
 
     def _changes(self, model: str) -> list[StateChanged]:
         return [effect for effect in self.core.ledger.out if isinstance(effect, StateChanged) and effect.model == model]

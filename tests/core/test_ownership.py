@@ -8,12 +8,13 @@ import msgspec
 import pytest
 
 from llmux.core import CoreSettings, ModelSpec
-from llmux.core.report import snapshot
+from llmux.core.report import owners, snapshot
 from llmux.messages import (
     Active,
     CloseBackend,
     Failure,
     Hook,
+    LastSleeps,
     ModelDied,
     ModelState,
     OnExit,
@@ -23,6 +24,7 @@ from llmux.messages import (
     Outcome,
     Refusal,
     SleepFailed,
+    Start,
     StateChanged,
     Stopped,
     SwitchEnded,
@@ -191,6 +193,181 @@ def test_the_verify_hook_is_not_asked_when_llmux_starts() -> None:
     play.start(awake=("b",))
     assert play.running() == []
     assert play.states() == {"a": "asleep", "b": "unconfirmed"}
+
+
+# --- what an earlier llmux has left -----------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(62)
+@pytest.mark.parametrize("past", [state for state in ModelState if state is not ModelState.ASLEEP])
+def test_a_model_left_in_doubt_is_slept_before_its_memory_is_anothers_although_alive_says_no(past: ModelState) -> None:
+    play = Play(made(), started=False)
+    play.start(past={"a": past, "gone": ModelState.LOST})
+    assert play.states() == {"a": "unconfirmed", "b": "asleep"}
+    waiter = play.arrive("b")
+    assert play.running() == ["sleep a"]
+    play.sleep("a")
+    play.wake("b")
+    assert waiter in play.in_flight
+    assert owners(play.core) == {"b": ModelState.AWAKE}
+
+
+@pytest.mark.fault(44, 62)
+def test_a_model_that_was_lost_is_lost_again_if_it_still_cannot_be_slept() -> None:
+    play = Play(made(), started=False)
+    play.start(past={"a": ModelState.LOST})
+    waiter = play.arrive("b")
+    for pause in (1.0, 2.0, 0.0):
+        said_no(play, Hook.SLEEP, "a")
+        play.advance(pause)
+    said_no(play, Hook.ALIVE, "a")
+    assert play.state("a") is ModelState.LOST
+    assert play.rejected[waiter].reason is Refusal.HOOK_FAILED
+
+
+@pytest.mark.fault(43, 62)
+def test_the_verify_hooks_yes_is_enough_for_a_model_left_in_doubt() -> None:
+    play = Play(made(verify=True), started=False)
+    play.send(Start({"a": ModelState.LOST}))
+    said_no(play, Hook.ALIVE, "a")
+    said_no(play, Hook.ALIVE, "b")
+    waiter = play.arrive("b")
+    assert play.running() == ["verify a"]  # nobody is woken before it has answered
+    play.end(play.run(Hook.VERIFY, "a"))
+    assert play.state("a") is ModelState.ASLEEP
+    play.wake("b")
+    assert waiter in play.in_flight
+
+
+@pytest.mark.fault(43, 62)
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMEOUT, Outcome.ERROR])
+def test_anything_else_that_the_verify_hook_says_proves_nothing(outcome: Outcome) -> None:
+    play = Play(made(verify=True), started=False)
+    play.send(Start({"a": ModelState.UNCONFIRMED}))
+    said_no(play, Hook.ALIVE, "a")
+    said_no(play, Hook.ALIVE, "b")
+    play.arrive("b")
+    play.end(play.run(Hook.VERIFY, "a"), outcome)
+    assert play.running() == ["sleep a"]
+
+
+@pytest.mark.fault(59, 62)
+def test_the_verify_hook_is_not_believed_of_a_model_that_may_still_load() -> None:
+    """A server that was just started holds no memory yet."""
+    play = Play(made(verify=True), started=False)
+    play.start(past={"a": ModelState.WAKING})
+    assert play.running() == []
+    play.arrive("b")
+    assert play.running() == ["sleep a"]
+
+
+@pytest.mark.fault(62)
+def test_its_own_wake_needs_no_sleep() -> None:
+    play = Play(made(), started=False)
+    play.start(past={"a": ModelState.LOST})
+    waiter = play.arrive("a")
+    play.wake("a", after=3.0)
+    assert waiter in play.in_flight
+    assert play.core.costs.wake("a") == 3.0  # it was not up, as its alive hook says
+
+
+@pytest.mark.fault(62)
+def test_a_doubt_outlives_a_start_that_is_cut_short() -> None:
+    play = Play(made(verify=True), started=False)
+    past = {"a": ModelState.WAKING, "b": ModelState.LOST}
+    play.send(Start(past))
+    assert owners(play.core) == past
+    said_no(play, Hook.ALIVE, "a")
+    said_no(play, Hook.ALIVE, "b")
+    assert owners(play.core) == past  # b's verify hook is asked
+    play.stop()
+    assert play.cancelled == {play.run(Hook.VERIFY, "b").run_id}
+    play.end(play.run(Hook.VERIFY, "b"), Outcome.CANCELLED)
+    assert play.stopped
+    assert owners(play.core) == {"a": ModelState.WAKING, "b": ModelState.UNCONFIRMED}
+
+
+@pytest.mark.fault(61, 62)
+def test_a_model_that_comes_back_to_the_configuration_is_remembered() -> None:
+    play = Play(made(), started=False)
+    play.start(past={"c": ModelState.LOST})
+    settings = made()
+    play.reconfigure(msgspec.structs.replace(settings, models=(*settings.models, ModelSpec("c"))))
+    said_no(play, Hook.ALIVE, "c")
+    assert play.state("c") is ModelState.UNCONFIRMED
+
+
+@pytest.mark.fault(62)
+def test_a_wake_that_was_cut_short_is_remembered_as_one_until_the_model_is_asleep() -> None:
+    play = Play(made())
+    play.arrive("a")
+    assert owners(play.core) == {"a": ModelState.WAKING}
+    play.end(play.run(Hook.WAKE, "a"), Outcome.TIMEOUT)
+    assert play.state("a") is ModelState.SLEEPING
+    assert owners(play.core) == {"a": ModelState.WAKING}
+    play.sleep("a")
+    assert owners(play.core) == {}
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(59)
+def test_the_last_sleeps_have_a_time_of_their_own_whatever_their_hooks_may_take() -> None:
+    play = Play(made(sleep_timeout=None))
+    awake(play)
+    play.stop(grace=5.0, on_exit=OnExit.SLEEP, sleep_within=60.0)
+    assert play.facts(LastSleeps) == [LastSleeps(("a",), 60.0)]
+    play.advance(59.0)  # the grace is for those who are served
+    assert play.cancelled == set()
+    play.advance(1.0)
+    assert play.cancelled == {play.run(Hook.SLEEP, "a").run_id}
+    play.end(play.run(Hook.SLEEP, "a"), Outcome.CANCELLED, after=5.0)
+    assert play.stopped
+    assert owners(play.core) == {"a": ModelState.UNCONFIRMED}
+
+
+@pytest.mark.fault(59)
+def test_what_cleans_up_after_a_wake_has_no_longer() -> None:
+    play = Play(made(sleep_timeout=None))
+    play.arrive("a")
+    play.stop(grace=5.0, sleep_within=60.0)
+    play.advance(5.0)
+    play.end(play.run(Hook.WAKE, "a"), Outcome.CANCELLED, after=2.0)
+    play.advance(57.0)
+    assert play.run(Hook.SLEEP, "a").run_id not in play.cancelled
+    play.advance(1.0)
+    assert play.run(Hook.SLEEP, "a").run_id in play.cancelled
+    play.end(play.run(Hook.SLEEP, "a"), Outcome.CANCELLED)
+    assert play.stopped
+    assert play.facts(LastSleeps) == []
+
+
+@pytest.mark.fault(59)
+def test_what_begins_when_the_time_is_over_is_ended_too() -> None:
+    """The sleep hook fails just then, so the alive hook is asked, which hangs and has no deadline."""
+    play = Play(made(sleep_timeout=None, alive_timeout=None))
+    awake(play)
+    play.stop(on_exit=OnExit.SLEEP, sleep_within=60.0)
+    play.advance(60.0)
+    said_no(play, Hook.SLEEP, "a", after=0.5)
+    assert play.running() == ["alive a"]
+    play.advance(1.0)
+    assert play.run(Hook.ALIVE, "a").run_id in play.cancelled
+    play.end(play.run(Hook.ALIVE, "a"), Outcome.CANCELLED)
+    assert play.stopped
+    assert play.state("a") is ModelState.LOST
+
+
+def test_a_stop_of_an_older_event_log_has_the_effects_that_it_had() -> None:
+    play = Play(made())
+    awake(play)
+    before = len(play.effects)
+    play.stop(on_exit=OnExit.SLEEP)
+    play.advance(1000.0)
+    assert {type(effect).__name__ for effect in play.effects[before:]} == {
+        "CloseBackend", "ModelLeftAwake", "RunHook", "SetTimer", "StateChanged"
+    }  # fmt: skip
 
 
 def test_stopping_does_not_wait_for_memory_longer_than_the_grace() -> None:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from llmux.core import CoreSettings, ModelSpec, PolicyNote
 from llmux.messages import (
     Failure,
+    Hook,
     OnExit,
     OperatorCheck,
     OperatorDrain,
@@ -157,10 +158,10 @@ class History(RuleBasedStateMachine):
         else:
             self.play.release(refuse=what == "refuse")
 
-    @rule(on_exit=st.sampled_from(OnExit), sure=st.integers(0, 5))
-    def stop(self, on_exit: OnExit, sure: int) -> None:
+    @rule(on_exit=st.sampled_from(OnExit), sure=st.integers(0, 5), within=st.sampled_from([None, 0.0, 20.0]))
+    def stop(self, on_exit: OnExit, sure: int, within: float | None) -> None:
         if sure == 0:
-            self.play.stop(30.0, on_exit)
+            self.play.stop(30.0, on_exit, within)
 
     def teardown(self) -> None:
         play = self.play
@@ -200,6 +201,26 @@ class HistoryOnTwoDevices(History):
     make = staticmethod(three_on_two_gpus)
 
 
+class HistoryOfRestarts(HistoryOnTwoDevices):
+    """llmux is killed at any moment, and started again: all that it knows is what it has saved."""
+
+    def begun(self) -> None:
+        self.play.start()
+        self.play.command(OperatorSwitch, "small")
+
+    @precondition(lambda self: self.play.core.ledger.stop is None)
+    @rule(wanted=st.sampled_from(["big", "left", "right", "small"]))
+    def kill(self, wanted: str) -> None:
+        self.play = self.play.killed()
+        self.play.send(Start(self.play.past))
+        while running := [run for run in self.play.hooks.values() if run.hook in (Hook.ALIVE, Hook.VERIFY)]:
+            run = running[0]
+            # A hook that went on was ended by the new one, who asks nobody about that model; and nobody answers else.
+            orphan = run.model in self.play.orphans and run.hook is Hook.ALIVE
+            self.play.end(run, Outcome.ERROR if orphan else Outcome.FAILED)
+        self.play.arrive(wanted)
+
+
 HISTORIES = os.environ.get("LLMUX_HISTORIES")
 BUDGET = settings(
     max_examples=int(HISTORIES or 250),
@@ -226,12 +247,14 @@ class HistoryOfReloads(History):
     """The configuration changes at any moment: models come, go and need other things, devices come and go."""
 
     devices: dict[str, int] | None
+    called: dict[str, str]
     places: dict[str, tuple[dict[str, int], ...]]
 
     def configured(self, **common: Any) -> CoreSettings:
         self.common = common
         if self.devices is None:
             return CoreSettings(models=self._with_traits([ModelSpec(name) for name in self.places]), **common)
+        called = self.called
         specs = []
         least = dict(self.devices)
         for name, places in self.places.items():
@@ -239,8 +262,9 @@ class HistoryOfReloads(History):
             for place in known:  # each fits when nothing else is there, as the configuration is checked for
                 for device, amount in place.items():
                     least[device] = max(amount, least[device])
-            specs.append(ModelSpec(name, known))
-        return CoreSettings(models=self._with_traits(specs), devices=least, **common)
+            specs.append(ModelSpec(name, tuple({called[device]: n for device, n in place.items()} for place in known)))
+        devices = {called[device]: amount for device, amount in least.items()}
+        return CoreSettings(models=self._with_traits(specs), devices=devices, **common)
 
     def _with_traits(self, specs: list[ModelSpec]) -> tuple[ModelSpec, ...]:
         """All but `a` have them."""
@@ -248,6 +272,7 @@ class HistoryOfReloads(History):
 
     def make(self, **common: Any) -> CoreSettings:
         self.devices = {"gpu0": 24, "gpu1": 24}
+        self.called = {device: device for device in self.devices}
         self.places = dict(zip(NAMES[:3], PLACES, strict=False))
         return self.configured(**common)
 
@@ -276,6 +301,22 @@ class HistoryOfReloads(History):
     def change_devices(self, devices: dict[str, int] | None) -> None:
         self.devices = devices
         self.reload()
+
+    @rule(
+        which=st.sampled_from(["gpu0", "gpu0", "gpu1"]),
+        devices=st.sampled_from([None, {"gpu0": 24, "gpu1": 24}]),
+        wanted=st.sampled_from(NAMES),
+    )
+    def rename_device(self, which: str, devices: dict[str, int] | None, wanted: str) -> None:
+        """Nothing but its name is new, and perhaps that others are back; and somebody wants room on it."""
+        if self.play.core.ledger.stop is not None:
+            return  # it reads no file any more
+        old, new = self.called[which], f"{which}-{len(self.play.log)}"
+        self.play.memory.renamed(old, new)
+        self.called[which] = new
+        self.devices = devices or self.devices
+        self.reload()
+        self.play.arrive(wanted)
 
     @rule(
         timeout=st.sampled_from([None, 5.0, 60.0]),
@@ -325,7 +366,7 @@ def test_reloads_at_any_moment_keep_the_invariants_and_settle() -> None:
 
 
 @pytest.mark.fault(25, 46, 50, 51)
-@pytest.mark.parametrize("machine", [History, HistoryOnTwoDevices])
+@pytest.mark.parametrize("machine", [History, HistoryOnTwoDevices, HistoryOfRestarts])
 def test_every_history_keeps_the_invariants_and_settles(machine: type[History]) -> None:
     machine.TestCase.settings = BUDGET
     case = machine.TestCase("runTest")

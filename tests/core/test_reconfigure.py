@@ -47,6 +47,84 @@ def awake(play: Play, *names: str) -> None:
         play.wake(name)
 
 
+def lost(play: Play, model: str, other: str) -> None:
+    """`model` is awake, cannot be put to sleep for `other`, and nothing vouches for it."""
+    play.arrive(other)
+    for pause in (1.0, 2.0, 0.0):
+        play.end(play.run(Hook.SLEEP, model), Outcome.FAILED)
+        play.advance(pause)
+    play.end(play.run(Hook.ALIVE, model), Outcome.FAILED)
+    assert play.state(model) is ModelState.LOST
+
+
+# --- a device that is gone may have been renamed ----------------------------------------------------------------------
+
+
+def test_nobody_is_woken_on_a_device_that_may_be_the_one_that_is_gone() -> None:
+    play = Play(on_gpus({"a": 10, "b": 10}, gpu0=10))
+    awake(play, "a")
+    play.memory.renamed("gpu0", "gpu1")
+    play.reconfigure(on_gpus({"a": 10, "b": 10}, gpu1=10))
+    waiting = play.arrive("b")
+    assert play.running() == ["sleep a"]
+    assert play.run(Hook.SLEEP, "a").devices == ()  # it has no name that the hook could know
+    play.sleep("a", after=3.0)
+    play.wake("b")
+    assert waiting in play.in_flight
+
+
+def test_it_is_not_woken_again_where_it_may_not_be() -> None:
+    """Its backend died: by the books it could be woken in its place, but that is not where its memory is."""
+    play = Play(on_gpus({"a": 10}, gpu0=10))
+    awake(play, "a")
+    play.fail_backend("a")
+    play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+    play.arrive("a")
+    play.memory.renamed("gpu0", "gpu1")
+    play.reconfigure(on_gpus({"a": 10}, gpu1=10))
+    play.advance(2.0)
+    assert play.running() == ["sleep a"]
+    play.sleep("a")
+    assert play.run(Hook.WAKE, "a").devices == ("gpu1",)
+
+
+def test_one_that_has_gone_and_comes_back_by_another_name_is_claimed_in_a_later_file_too() -> None:
+    play = Play(on_gpus({"a": 10, "b": 10}, gpu0=10))
+    awake(play, "a")
+    play.reconfigure(on_gpus({"a": 10, "b": 10}, gpu1=10))  # another one, in truth
+    play.memory.renamed("gpu0", "gpu2")
+    play.reconfigure(on_gpus({"a": 10, "b": 10}, gpu1=20, gpu2=10))
+    waiting = play.arrive("b")
+    assert play.running() == ["sleep a"]
+    assert play.core.ledger.models["a"].placement == {"gpu1": 20, "gpu2": 10}
+    play.sleep("a")
+    play.wake("b")
+    assert waiting in play.in_flight
+
+
+def test_who_has_nothing_on_it_serves_on() -> None:
+    spec = ModelSpec("b", ({"gpu1": 10},))
+    play = Play(CoreSettings(models=(ModelSpec("a", ({"gpu0": 10},)), spec), devices={"gpu0": 10, "gpu1": 10}))
+    awake(play, "a", "b")
+    play.memory.renamed("gpu0", "gpu2")
+    play.reconfigure(CoreSettings(models=(ModelSpec("a", ({"gpu2": 10},)), spec), devices={"gpu1": 10, "gpu2": 10}))
+    assert play.running() == ["sleep a"]
+    assert play.arrive("b") in play.in_flight
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("devices", [{"gpu1": 10}, {"default": 1}, {"gpu1": 10, "gpu2": 30}])
+def test_a_lost_model_stays_in_the_way_whatever_its_device_is_called(devices: dict[str, int]) -> None:
+    play = Play(on_gpus({"a": 10, "b": 10}, gpu0=10))
+    awake(play, "a")
+    lost(play, "a", "b")
+    need = 1 if "default" in devices else 10
+    play.reconfigure(on_gpus({"a": need, "b": need}, **devices))
+    refused = play.arrive("b")
+    assert play.rejected[refused].reason is Refusal.DEVICE_LOST
+    assert play.running() == []
+
+
 # --- who comes, who goes ----------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from llmux.config import Config
+from llmux.serve import FORCE_SECS
 from llmux.testing import SimulatedBackend
 from tests.docs.documents import ROOT, blocks, code, rows
 from tests.docs.test_examples import has_option, usage
@@ -47,8 +48,7 @@ def test_the_unit_starts_llmux_and_gives_it_time_to_stop() -> None:
     assert program == "/opt/llmux/bin/llmux"
     assert options_exist(arguments)
     defaults = Config(models={})
-    assert defaults.hook_timeout_secs.sleep is not None
-    assert int(unit["TimeoutStopSec"]) > defaults.shutdown_grace_secs + defaults.hook_timeout_secs.sleep
+    assert int(unit["TimeoutStopSec"]) > defaults.shutdown_grace_secs + defaults.on_exit_timeout_secs + FORCE_SECS
     assert unit["KillMode"] == "process"
     assert unit["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
@@ -195,7 +195,7 @@ def test_the_manifests_fit_each_other() -> None:
 def test_the_pod_has_longer_to_stop_than_llmux() -> None:
     config = yaml.safe_load(manifest("ConfigMap")["data"]["config.yaml"])
     grace = manifest("Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert grace > config["shutdown_grace_secs"]
+    assert grace > config["shutdown_grace_secs"] + config["on_exit_timeout_secs"] + FORCE_SECS
     mounted = {
         mount["name"]: mount["mountPath"]
         for mount in manifest("Deployment")["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]

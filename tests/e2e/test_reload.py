@@ -87,6 +87,28 @@ async def test_a_stream_lives_on_and_its_model_finishes_and_sleeps_when_it_is_re
             assert 'llmux_requests_total{model="b",status="200"} 1.0' in scrape
 
 
+async def test_a_device_that_is_renamed_is_nobody_elses_before_its_model_sleeps(tmp_path: Path) -> None:
+    journal, path, done = tmp_path / "journal", tmp_path / "config.json", tmp_path / "done"
+    async with SimulatedBackend("a").serving() as (_, port), SimulatedBackend("b").serving() as (_, other):
+        slow = noting(journal, f"until test -e {done}; do sleep 0.02; done; echo slept >> {journal}")
+        models = {"a": model(port, journal, sleep=slow), "b": model(other, journal)}
+        async with serving(path, models, devices={"gpu0": 10}) as server, client_of(server) as client:
+            assert (await ask(client, "a")).status_code == 200
+            await reload(server, path, models, devices={"gpu1": 10})
+            waiting = asyncio.create_task(ask(client, "b"))
+            async with asyncio.timeout(DEADLINE):
+                while True:
+                    states = {one["name"]: one for one in (await client.get("/ready")).json()["models"]}
+                    if states["b"]["waiting"] == 1 and "sleep a" in await lines(journal):
+                        break
+                    await asyncio.sleep(0.01)
+            assert (states["a"]["state"], states["b"]["state"]) == ("sleeping", "asleep")
+            assert await lines(journal) == ["wake a", "sleep a"]
+            done.touch()
+            assert (await waiting).status_code == 200
+            assert await lines(journal) == ["wake a", "sleep a", "slept", "wake b"]
+
+
 async def test_a_bad_file_changes_nothing_and_says_why(tmp_path: Path) -> None:
     journal, path = tmp_path / "journal", tmp_path / "config.yaml"
     async with SimulatedBackend("a").serving() as (_, port):

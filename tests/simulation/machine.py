@@ -88,8 +88,14 @@ class Machine:
 
     def begin_with(self, model: str, placement: dict[str, int]) -> None:
         """`model` was up before llmux started."""
-        self.held[model] = placement
+        self.held[model] = dict(placement)
         self.up.add(model)
+
+    def renamed(self, old: str, new: str) -> None:
+        """A device is called something else now, and is what it was."""
+        for held in self.held.values():
+            if old in held:
+                held[new] = held.pop(old)
 
     def fits(self, placement: Mapping[str, int]) -> bool:
         return all(self._used(device) + amount <= self.settings.devices[device] for device, amount in placement.items())
@@ -103,14 +109,13 @@ class Machine:
             for one in self.spec(model).placements
             if ",".join(name for name in one if name != IMPLICIT_DEVICE) == devices
         )
-        before = self.held.get(model)
-        if before is not None:
-            if before != placement:
-                self.broken(f"{model} is woken on {placement} while it holds {before}")
-            return
-        self.held[model] = placement
-        for device in placement:
-            if self._used(device) > self.settings.devices[device]:
+        before = self.held.get(model, {})
+        if not {device for device, amount in before.items() if amount} <= placement.keys():
+            self.broken(f"{model} is woken on {placement} while it holds {before}")
+        # Where its needs have changed since it took what it holds, it takes more at most.
+        self.held[model] = {device: max(amount, before.get(device, 0)) for device, amount in placement.items()}
+        for device, amount in placement.items():
+            if amount > before.get(device, 0) and self._used(device) > self.settings.devices[device]:
                 self.broken(f"out of memory on {device}: {model} is woken while it is held by {sorted(self.held)}")
 
     def crash(self, model: str) -> None:

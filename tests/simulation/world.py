@@ -29,6 +29,10 @@ PATIENCE = 3 * 3600.0
 minutes, and a hook may hang for an hour if it has no deadline."""
 
 
+STOP_FORCE = 30.0
+"""How much longer than its deadlines the end may take, in seconds: hooks are ended by force, one after the other."""
+
+
 @dataclass
 class Verdict:
     """What became of a world.
@@ -215,23 +219,27 @@ class World:
             self._machine.crash(self._random.choice(list(self._machine.natures)))
 
     async def _reloads(self, every: float) -> None:
-        """The configuration changes: deadlines, limits and the policy, and one model leaves or comes back."""
-        all_models = self._machine.settings.models
+        """The configuration changes: deadlines, limits and the policy; a model leaves or comes back, or needs something
+        else; a device is renamed, or taken out and put back."""
+        first = self._machine.settings
+        called = {device: device for device in first.devices}
+        all_models = first.models
         rng = self._random
         while True:
             await asyncio.sleep(rng.expovariate(1 / every))
-            models = all_models
+            devices, models = self._other_devices(first, called)
             if len(models) > 1 and rng.random() < 0.5:
                 gone = rng.choice(models)
                 models = tuple(spec for spec in models if spec is not gone)
             settings = msgspec.structs.replace(
                 self._machine.settings,
                 models=models,
+                devices=devices,
                 request_timeout=rng.choice([None, 5.0, 30.0]),
                 min_active=rng.choice([0.0, 3.0]),
                 alive_interval=rng.choice([0.0, 5.0]),
             )
-            self._note(f"the configuration changes: {[spec.name for spec in models]}")
+            self._note(f"the configuration changes: {[(spec.name, spec.placements) for spec in models]} on {devices}")
             self._machine.faults["reload"] += 1
             self._machine.spec(all_models[0].name)  # those that leave are remembered
             self._machine.settings = settings
@@ -239,6 +247,33 @@ class World:
             names = [spec.name for spec in models]
             scripts = {(name, hook): HookSpec("") for name in names for hook in Hook}
             self._driver.reconfigure(settings, policy, scripts=scripts, ports={}, aliases={})
+
+    def _other_devices(
+        self, first: CoreSettings, called: dict[str, str]
+    ) -> tuple[dict[str, int], tuple[ModelSpec, ...]]:
+        """Devices, and models that fit them, as another file might have them; `called` has the names of the devices
+        that there were at first, and is kept."""
+        rng = self._random
+        if IMPLICIT_DEVICE in first.devices:
+            return first.devices, first.models
+        if rng.random() < 0.4:
+            device = rng.choice(list(called))
+            new = f"{device}-{self._machine.faults['rename']}"
+            self._machine.faults["rename"] += 1
+            self._machine.renamed(called[device], new)
+            called[device] = new
+        left_out = rng.choice(list(called)) if len(called) > 1 and rng.random() < 0.2 else None
+        grown = rng.choice(first.models).name if rng.random() < 0.3 else None
+        models = []
+        for spec in first.models:
+            places = [place for place in spec.placements if left_out not in place]
+            if spec.name == grown:
+                places = [{device: rng.randint(1, first.devices[device]) for device in place} for place in places]
+            named = tuple({called[device]: amount for device, amount in place.items()} for place in places)
+            if named:
+                models.append(msgspec.structs.replace(spec, placements=named))
+        devices = {called[device]: size for device, size in first.devices.items() if device != left_out}
+        return (devices, tuple(models)) if models else self._other_devices(first, called)
 
     async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -283,10 +318,11 @@ class World:
 
     async def _stop(self, on_exit: OnExit, grace: float) -> None:
         people, machine = self._people, self._machine
+        within = self._random.choice([0.0, 5.0, 120.0])
         try:
-            await asyncio.wait_for(self._driver.stop(grace, on_exit), 4000.0)
+            await asyncio.wait_for(self._driver.stop(grace, on_exit, within), grace + within + STOP_FORCE)
         except TimeoutError:
-            self._broken("llmux does not stop")
+            self._broken("llmux does not stop in time")
         await asyncio.sleep(0)
         if machine.runs:
             self._broken(f"hooks outlive llmux: {machine.runs}")

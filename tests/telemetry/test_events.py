@@ -16,6 +16,7 @@ from llmux.messages import (
     DrainChanged,
     Effect,
     Hook,
+    LastSleeps,
     ModelDied,
     ModelIdle,
     ModelState,
@@ -120,6 +121,7 @@ FACTS: list[tuple[Effect, str, str, dict[str, Any]]] = [
         "model_lost",
         {"model": "a", "cause": "sleep failed"},
     ),
+    (LastSleeps(("a", "b"), 120.0), "info", "exit_sleeps", {"models": "a, b", "at_most_secs": 120.0}),
 ]
 
 
@@ -130,6 +132,13 @@ def test_facts(events: Read, fact: Effect, level: str, name: str, fields: dict[s
     assert event["event"] == name
     assert event["level"] == level
     assert fields.items() <= event.items()
+
+
+def test_a_lost_model_is_told_of_with_its_place_and_the_time_of_the_next_look(events: Read) -> None:
+    telemetry = Telemetry(["a"], lost_place=lambda model: (("gpu0", "gpu1"), 9.5))
+    telemetry.fact(0.0, StateChanged("a", ModelState.SLEEPING, ModelState.LOST, "sleep failed"))
+    (event,) = events()
+    assert (event["devices"], event["next_look_secs"]) == ("gpu0, gpu1", 9.5)
 
 
 def test_the_timeout_is_what_was_waited_where_none_is_configured(events: Read) -> None:

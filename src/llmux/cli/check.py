@@ -46,13 +46,13 @@ def check(
     Runs the alive hooks and nothing else, wakes nobody. Exit status 1: hooks that cannot work, or files that cannot be
     written; 2: faults in the file.
     """
-    from llmux.cli.places import place_problems, place_warnings
+    from llmux.cli.places import place_problems
     from llmux.config import Config
     from llmux.errors import ConfigError
 
     try:
         loaded = Config.from_file(config)
-        warnings = [*loaded.warnings, *_as_the_server_would(loaded), *place_warnings(loaded)]
+        warnings = [*loaded.warnings, *_as_the_server_would(loaded)]
     except ConfigError as error:
         if as_json:
             problems = [{"path": path, "line": line, "message": message} for path, line, message in error.problems]

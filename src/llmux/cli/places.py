@@ -14,17 +14,14 @@ if TYPE_CHECKING:
     from llmux.config import Config
 
 
-def place_warnings(config: Config) -> list[str]:
-    """What llmux would start without, and only say in its log."""
-    folder = config.state_path
-    fault = "" if folder is None else _folder_fault(folder)
-    return [f"state_dir: {fault}; what llmux learns and is told would be gone with its end"] if fault else []
-
-
 def place_problems(config: Config) -> list[tuple[str, str]]:
     """What llmux would not start for: keys of the configuration, and what is wrong there."""
     logs = {"event_log": config.event_log_path, "access_log": config.access_log_path}
-    return [(key, fault) for key, path in logs.items() if path is not None and (fault := _file_fault(path))]
+    found = [(key, fault) for key, path in logs.items() if path is not None and (fault := _file_fault(path))]
+    folder = config.state_path
+    if folder is not None and (fault := _folder_fault(folder)):
+        found.append(("state_dir", fault))
+    return found
 
 
 def _folder_fault(folder: Path) -> str:

@@ -174,6 +174,12 @@ class TopLevel(Section):
         description="What becomes of awake models when llmux stops: `leave` them, or run their `sleep` hooks. "
         "Default: leave.",
     )
+    on_exit_timeout_secs: Duration = Field(
+        default=120.0,
+        description="Seconds that sleep hooks may take, `verify` included and all models together, once llmux is told "
+        "to stop and nothing is in flight any more: those of `on_exit: sleep`, and those that clean up after a wake "
+        "that was cut short. Then they are ended by force. Default: 120.",
+    )
     access_log: StrictBool | FileName = Field(
         default=False,
         description="A line for every request that is over: who asked for what, how long it took, how it ended. A file "
@@ -214,9 +220,9 @@ class TopLevel(Section):
     )
     state_dir: FileName | None = Field(
         default=None,
-        description="Folder in which what llmux has learned (what switches cost) survives a restart. It is made if it "
-        "is not there. A relative path means the folder of the configuration file. null = nothing is kept. "
-        "Default: null.",
+        description="Folder in which what llmux has learned (what switches cost), what operators have ordered, and "
+        "which models may hold memory survive a restart. It is made if it is not there. A relative path means the "
+        "folder of the configuration file. null = nothing is kept. Default: null.",
         examples=["/var/lib/llmux"],
     )
     timeouts_secs: RelayTimeouts = Field(

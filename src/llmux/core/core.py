@@ -291,7 +291,7 @@ class Core:
     # --- hooks, timers, backends -----------------------------------------------------------------------------
 
     def _start(self, event: Start, now: float) -> None:
-        self._health.start()
+        self._health.start(event.past)
 
     def _hook_ended(self, event: HookEnded, now: float) -> None:
         run = self.ledger.runs.pop(event.run_id, None)
@@ -304,8 +304,10 @@ class Core:
         match run.purpose:
             case Purpose.PROBE:
                 self._health.probed(run, event, now)
-                if run.model.found:
-                    self._idle.begins(run.model, now)
+                self._found(run.model, now)
+            case Purpose.SETTLE:
+                self._health.settled(run, event, now)
+                self._found(run.model, now)
             case Purpose.CHECK:
                 if self._health.checked(run, event, now):
                     self._switching.retire(run.model, now)
@@ -330,6 +332,11 @@ class Core:
             self._refuse_obstructed(now)
         elif run.model.state is ModelState.UNCONFIRMED and before is not ModelState.UNCONFIRMED:
             self._idle.begins(run.model, now)  # it may hold its memory, and nobody may ever ask for it again
+
+    def _found(self, model: Model, now: float) -> None:
+        """It may be that `model` was asked whether it is awake."""
+        if model.asked and model.state is ModelState.UNCONFIRMED:
+            self._idle.begins(model, now)
 
     def _run_again(self, run: Run, purpose: Purpose, now: float) -> None:
         """A hook has ended that something newer waits for: see `Ledger.run_hook`."""
@@ -357,6 +364,8 @@ class Core:
             self._expire_waiters(now)
         elif kind == "grace":
             self._stopping.grace_over(now)
+        elif kind == "exit":
+            self._stopping.exit_over(now)
         elif kind not in ("recheck", "leave", "yield"):  # these only have decisions made, as they are after every event
             model = self.ledger.models[name]
             match kind:

@@ -7,7 +7,7 @@ hook is not enough, the canary (of an awake model) or the verify hook (of a lost
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from llmux.core.ledger import Ledger, Model, Purpose, Run
 from llmux.core.lifecycle import Step
@@ -44,6 +44,7 @@ class Health:
         self._ledger = ledger
         self._unasked = list(reversed(ledger.models.values()))
         self._asking = 0
+        self._past: dict[str, ModelState] = {}  # of models that have not been there yet
         self._asked: list[Model] = []  # since it was last known of everybody
         self.started = False
         self.probing = bool(self._unasked)
@@ -53,14 +54,23 @@ class Health:
 
     # --- at the start ----------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Ask every model whether it is awake, a few at a time."""
+    def start(self, past: Mapping[str, ModelState]) -> None:
+        """Ask every model whether it is awake, a few at a time; `past` is what `Start` has."""
         self.started = True
+        self._past = dict(past)
+        self._remind(self._ledger.models.values())
         self._ask_more()
+
+    def _remind(self, models: Iterable[Model]) -> None:
+        for model in models:
+            model.past = self._past.pop(model.name, None)
+            model.half_woken = model.past is ModelState.WAKING
 
     def join(self, models: Iterable[Model]) -> None:
         """Some models are new: ask them too. Until one has answered, nobody else gets the room that it may hold."""
-        for model in models:
+        joining = list(models)
+        self._remind(joining)
+        for model in joining:
             self._claim(model)
             self._unasked.insert(0, model)
         if self.started:
@@ -86,17 +96,32 @@ class Health:
         model.placed = len(model.spec.placements) == 1
 
     def probed(self, run: Run, result: HookEnded, now: float) -> None:
-        """One model's answer. Only a clear no says that it holds nothing; silence does not."""
+        """One model's answer. Only a clear no says that it holds nothing; silence does not. Nor does a no where the
+        past has something else to say: then its verify hook is asked, if it has one, and else its sleep hook must
+        succeed before its memory is another's. A verify hook knows nothing of a server that still loads."""
+        model = run.model
+        if model.state is ModelState.UNCONFIRMED:
+            if result.outcome is not Outcome.FAILED or result.exit_code in NOT_EXECUTED:
+                model.found = True
+            elif model.past is None:
+                self._ledger.step(model, Step.FOUND_ASLEEP, now)
+            elif model.spec.verify and not model.half_woken and self._ledger.stop is None:
+                self._ledger.run_hook(model, Hook.VERIFY, Purpose.SETTLE)
+                return
+        self._answered(model)
+
+    def settled(self, run: Run, result: HookEnded, now: float) -> None:
+        """The verify hook's answer about a model that an earlier llmux has left in doubt."""
+        if run.model.state is ModelState.UNCONFIRMED and result.outcome is Outcome.OK:
+            self._ledger.step(run.model, Step.VERIFIED, now)
+        self._answered(run.model)
+
+    def _answered(self, model: Model) -> None:
+        """It is known as well as it can be whether `model` holds memory."""
         self._asking -= 1
         self._ask_more()
-        model = run.model
         model.asked = True
         self._asked.append(model)
-        if model.state is ModelState.UNCONFIRMED:
-            if result.outcome is Outcome.FAILED and result.exit_code not in NOT_EXECUTED:
-                self._ledger.step(model, Step.FOUND_ASLEEP, now)
-            else:
-                model.found = True
         if self._asking or self._unasked:
             return
         self.probing = False

@@ -44,6 +44,7 @@ class Purpose(enum.StrEnum):
     WAKE = "wake"
     SLEEP = "sleep"
     VERIFY = "verify"  # verify: its sleep hook has succeeded; is the memory free?
+    SETTLE = "settle"  # verify: it may have held memory when an earlier llmux ended; is that free?
     REVERIFY = "reverify"  # verify: is the memory of a lost model free by now?
     CANARY = "canary"  # canary: its wake hook has succeeded; does it serve?
     PROVE = "prove"  # canary: its backend fails requests; is it the backend's fault?
@@ -128,6 +129,7 @@ class Model:
     state: ModelState = ModelState.UNCONFIRMED
     placement: Placement | None = None  # what it claims; None claims nothing
     placed: bool = True  # False: it was found alive, and which of its placements it has is not known
+    adrift: frozenset[str] | None = None  # it holds memory of a device that is gone: what may be that one, renamed
     found: bool = False  # it answered its alive hook when llmux started and was not woken by llmux since
     switch: Switch | None = None  # the switch it is victim or target of
     waiters: Waiters = field(default_factory=Waiters)
@@ -159,6 +161,8 @@ class Model:
     lost_since: float | None = None
     check_operators: list[int] = field(default_factory=list)  # commands that want to know whether it is still lost
     asked: bool = False  # its alive hook was asked once, so what it may hold is known as well as it can be
+    past: ModelState | None = None  # what an earlier llmux has left it as, until more is known; None: asleep
+    half_woken: bool = False  # a wake of it has begun, and neither was it awake nor asleep since
     leaving: bool = False  # it is not in the configuration any more, but may still hold its memory
     preloading: bool = False  # it is being woken, though nobody may have asked for it
     idle_since: float = float("-inf")  # kept where idle models are put to sleep
@@ -289,9 +293,13 @@ class Ledger:
             model.lost_since = now if model.lost_since is None else model.lost_since
         elif new is not ModelState.SLEEPING:  # a look at a lost model may be a run of its sleep hook
             model.lost_since = None
+        if new in (ModelState.WAKING, ModelState.AWAKE, ModelState.ASLEEP):
+            model.half_woken = new is ModelState.WAKING
         if new is ModelState.ASLEEP:
+            model.past = None
             model.placement = None
             model.placed = True
+            model.adrift = None
             model.found = False
             del self.holding[model.name]
         elif old is ModelState.ASLEEP:

@@ -65,6 +65,7 @@ TRANSITIONS: Mapping[tuple[S, Step], S] = {
     (S.LOST, Step.VOUCHED): S.UNCONFIRMED,
     (S.LOST, Step.VERIFIED): S.ASLEEP,
     (S.LOST, Step.FREED): S.ASLEEP,
+    (S.UNCONFIRMED, Step.VERIFIED): S.ASLEEP,
     (S.UNCONFIRMED, Step.FREED): S.ASLEEP,
 }
 

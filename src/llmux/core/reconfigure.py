@@ -6,6 +6,8 @@ Pure; part of the core. Rules, so that no memory is ever promised twice:
   its next wake.
 - Where the devices have no room any more for all that is awake, what costs least to lose is drained and put to
   sleep; so is a model whose device is gone. Until they sleep, nobody is woken in their place.
+- A device that is gone may have been renamed. So whoever holds memory of it claims all of every device that is new
+  in this file, or in a later one, until it is asleep.
 - A switch that has not begun to wake its target is undone if that target no longer fits where it was meant to go, or,
   while it only drains, if there is anything new about needs and devices; then it is planned again.
 - A model that is removed finishes what it has in flight, is put to sleep, and is forgotten then. If it comes back
@@ -15,7 +17,7 @@ Pure; part of the core. Rules, so that no memory is ever promised twice:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -51,7 +53,7 @@ class Reconfigure:
         self._remove_those_gone(settings, now)
         for model in ledger.holding.values():
             if model not in joining and model.placement is not None:
-                self._reclaim(model, model.placement, settings.devices)
+                self._reclaim(model, model.placement, settings.devices, old.devices)
         self._planner.reconfigured()
         self._health.join(joining)
         ledger.crowded = True
@@ -143,11 +145,16 @@ class Reconfigure:
 
     # --- room -----------------------------------------------------------------------------------------------------
 
-    def _reclaim(self, model: Model, held: Placement, devices: Mapping[str, int]) -> None:
-        """Say in terms of the new devices and needs what `model`, which may hold `held`, may hold."""
+    def _reclaim(self, model: Model, held: Placement, devices: Mapping[str, int], known: Collection[str]) -> None:
+        """Say in terms of the new devices and needs what `model`, which may hold `held`, may hold. `known` are the
+        devices that there were."""
         # One that was removed has no new needs. Where its memory cannot be told by the new names, it may be anywhere.
         spec = msgspec.structs.replace(model.spec, placements=(dict(devices),)) if model.leaving else model.spec
         claim, stays = claim_after(held, spec, devices, sure=model.asked and model.placed)
+        model.adrift = adrift_after(held, devices, known, model.adrift)
+        if model.adrift is not None:
+            claim, stays = {**claim, **{device: devices[device] for device in model.adrift}}, False
+            model.placed = False
         model.placement = claim
         if model.state is ModelState.WAKING and model.switch is not None:
             model.switch.placement = claim
@@ -239,6 +246,17 @@ def claim_after(
         # Devices have been declared, or are not any more: the same memory by other names.
         return _larger(*spec.placements), len(spec.placements) == 1
     return left, False
+
+
+def adrift_after(
+    held: Placement, devices: Mapping[str, int], known: Collection[str], before: frozenset[str] | None
+) -> frozenset[str] | None:
+    """Which of `devices` may be, by another name, one that a model holds memory of and that is gone; None if none of
+    them is. `held` is what it was taken to hold when the devices were `known`, `before` what was said of them then."""
+    gone = any(amount and device not in devices for device, amount in held.items())
+    if before is None and (not gone or IMPLICIT_DEVICE in held or IMPLICIT_DEVICE in devices):
+        return None
+    return frozenset(device for device in devices if device not in known or device in (before or ()))
 
 
 def _larger(*claims: Placement) -> dict[str, int]:

@@ -71,6 +71,19 @@ def snapshot(core: Core, now: float) -> Snapshot:
     )
 
 
+def owners(core: Core) -> dict[str, ModelState]:
+    """The models that may hold memory, and what is known of them: what `Start.past` is to have the next time. WAKING is
+    every one that was not seen awake since its last wake began: it may still load. O(models)."""
+    found: dict[str, ModelState] = {}
+    for model in core.ledger.models.values():
+        if not model.asked:
+            if model.past is not None:
+                found[model.name] = model.past
+        elif model.state is not ModelState.ASLEEP:
+            found[model.name] = ModelState.WAKING if model.half_woken else model.state
+    return found
+
+
 def standing(core: Core) -> Standing:
     """The orders that stand. O(models)."""
     ledger = core.ledger

@@ -6,10 +6,23 @@ from __future__ import annotations
 from llmux.core.health import Health
 from llmux.core.ledger import Ledger, Purpose
 from llmux.core.switching import Switching
-from llmux.messages import AbortRequests, ModelState, OnExit, Refusal, Stop, Stopped
+from llmux.messages import AbortRequests, LastSleeps, ModelState, OnExit, Refusal, Stop, Stopped
 
 #: Why hooks run whose answer nobody needs any more once llmux stops.
-_CURIOUS = frozenset({Purpose.PROBE, Purpose.CHECK, Purpose.RECHECK, Purpose.REVERIFY, Purpose.CANARY, Purpose.PROVE})
+_CURIOUS = frozenset(
+    {
+        Purpose.PROBE,
+        Purpose.SETTLE,
+        Purpose.CHECK,
+        Purpose.RECHECK,
+        Purpose.REVERIFY,
+        Purpose.CANARY,
+        Purpose.PROVE,
+    }
+)
+
+#: Once the last sleeps have had their time, what still begins to run is ended after so many seconds.
+_AGAIN = 1.0
 
 
 class Stopping:
@@ -51,11 +64,26 @@ class Stopping:
             if model.granted:
                 ledger.out.append(AbortRequests(model.name, tuple(model.granted), "llmux is shutting down"))
         if not self._exit_sleeps:
-            ledger.cancel_runs(lambda run: True)
-            for model in ledger.models.values():
-                if f"verify:{model.name}" in ledger.timers:
-                    ledger.cancel_timer(f"verify:{model.name}")
-                    self._switching.verify_no_longer(model, now)
+            self._end_hooks(now)
+            self._bound_sleeps(now)
+
+    def exit_over(self, now: float) -> None:
+        """The last sleeps have had their time, and so has what cleans up after wakes that the grace has ended."""
+        self._end_hooks(now)
+        self._ledger.set_timer("exit", now + _AGAIN)
+
+    def _bound_sleeps(self, now: float) -> None:
+        stop = self._ledger.stop
+        if stop is not None and stop.sleep_within is not None and "exit" not in self._ledger.timers:
+            self._ledger.set_timer("exit", now + stop.sleep_within)
+
+    def _end_hooks(self, now: float) -> None:
+        ledger = self._ledger
+        ledger.cancel_runs(lambda run: True)
+        for model in ledger.models.values():
+            if f"verify:{model.name}" in ledger.timers:
+                ledger.cancel_timer(f"verify:{model.name}")
+                self._switching.verify_no_longer(model, now)
 
     def go_on(self, now: float) -> None:
         """Once nothing is in flight and no hook runs: the last sleeps, if they are wanted, and then the end."""
@@ -65,9 +93,13 @@ class Stopping:
         stop = ledger.stop
         if stop is not None and stop.on_exit is OnExit.SLEEP and self._health.started and not self._exit_sleeps:
             self._exit_sleeps = True
-            for model in ledger.models.values():
-                if model.state in (ModelState.AWAKE, ModelState.UNCONFIRMED) and model.switch is None:
-                    self._switching.unload(model, now)
+            up = (ModelState.AWAKE, ModelState.UNCONFIRMED)
+            last = [model for model in ledger.models.values() if model.state in up and model.switch is None]
+            if last and stop.sleep_within is not None:
+                self._bound_sleeps(now)
+                ledger.out.append(LastSleeps(tuple(model.name for model in last), ledger.timers["exit"] - now))
+            for model in last:
+                self._switching.unload(model, now)
             if ledger.runs:
                 return
         self._stopped = True

@@ -23,6 +23,7 @@ from llmux.messages import (
     Finished,
     Grant,
     HookEnded,
+    LastSleeps,
     Left,
     ModelDied,
     ModelIdle,
@@ -135,8 +136,9 @@ class Teller:
     def _told(self, event: CoreEvent, models: set[str]) -> str:
         """`event` in words; adds the models that it concerns to `models`."""
         match event:
-            case Start():
-                return "llmux starts"
+            case Start(past=past):
+                left = ", ".join(f"{name} was {state}" for name, state in past.items())
+                return f"llmux starts ({left} when it last ended)" if left else "llmux starts"
             case Stop(grace=grace, on_exit=on_exit):
                 return f"llmux stops (grace {grace:g} s, models: {on_exit})"
             case ConfigChanged(settings=settings, policy=policy):
@@ -264,6 +266,8 @@ def _words(effect: Effect) -> str:
             return f"{effect.model} is {'' if effect.drained else 'not '}to be drained"
         case PinChanged():
             return f"{effect.model} is {'' if effect.pinned else 'un'}pinned"
+        case LastSleeps(models=names, within=within):
+            return f"{', '.join(names)} are put to sleep before llmux ends, within {within:g} s"
         case PolicyFault():
             return f"policy {effect.policy} failed: {effect.detail}"
         case Grant() | SetTimer() | CancelTimer() | CloseBackend() | ModelLeftAwake():

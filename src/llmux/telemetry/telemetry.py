@@ -19,6 +19,7 @@ from llmux.messages import (
     DrainChanged,
     Effect,
     Hook,
+    LastSleeps,
     ModelDied,
     ModelIdle,
     ModelLeftAwake,
@@ -59,7 +60,8 @@ class Telemetry:
     """The metrics of one application. Each application has its own; there may be several in one process.
 
     `models` are all configured names. `request_timeout_secs` is only repeated in the log. `limits` are the names of the
-    gateway's limits, `usage` says how far they are reached.
+    gateway's limits, `usage` says how far they are reached. `lost_place` says of a lost model which devices it may hold
+    memory of, and in how many seconds it is looked at again; None: not before llmux is started anew.
     """
 
     def __init__(
@@ -69,10 +71,12 @@ class Telemetry:
         request_timeout_secs: float | None = None,
         limits: Iterable[str] = (),
         usage: Callable[[], Usage] = Usage,
+        lost_place: Callable[[str], tuple[Iterable[str], float | None]] = lambda model: ((), None),
     ) -> None:
         self._models = set(models)
         self._request_timeout_secs = request_timeout_secs
         self._usage = usage
+        self._lost_place = lost_place
         self._metrics = Metrics(sorted(self._models))
         for limit in limits:
             self._metrics.limit_hits.increase(limit, by=0)
@@ -100,6 +104,7 @@ class Telemetry:
             Resumed: self._resumed,
             DrainChanged: self._drain_changed,
             PinChanged: self._pin_changed,
+            LastSleeps: self._last_sleeps,
         }
 
     # --- what the configuration says -----------------------------------------------------------------------------
@@ -270,7 +275,8 @@ class Telemetry:
         fields = {"model": effect.model, "from": str(effect.old), "to": str(effect.new), "cause": effect.cause}
         if effect.new is ModelState.LOST:
             self._lost.add(effect.model)
-            log.error("model_lost", **fields)
+            devices, look_at = self._lost_place(effect.model)
+            log.error("model_lost", **fields, devices=", ".join(devices), next_look_secs=look_at)
         elif effect.model in self._lost and effect.new is not ModelState.SLEEPING:
             self._lost.discard(effect.model)
             log.info("model_found_again", **fields)
@@ -349,6 +355,9 @@ class Telemetry:
             log.info("model_pinned", model=effect.model)
         else:
             log.info("model_unpinned", model=effect.model)
+
+    def _last_sleeps(self, effect: LastSleeps) -> None:
+        log.info("exit_sleeps", models=", ".join(effect.models), at_most_secs=effect.within)
 
     def _policy_fault(self, effect: PolicyFault) -> None:
         self._metrics.policy_faults.increase()
