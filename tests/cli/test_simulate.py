@@ -258,7 +258,7 @@ def test_a_policy_that_fails_is_reported(trace: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_policy_that_never_lets_time_pass_ends_it(
+def test_a_policy_that_never_lets_time_pass_is_reported(
     processes: int, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"hasty{processes}.py").write_text(
@@ -269,9 +269,38 @@ def test_a_policy_that_never_lets_time_pass_ends_it(
     if processes == 2:
         monkeypatch.setattr(study, "_WORTH_PROCESSES", 0)
     result = run(trace, "--policy", f"hasty{processes}:Hasty", "--policy", "fifo")
-    assert result.exit_code == 1
-    assert "at 0 s, hasty asks to be asked again for ever" in result.stderr
-    assert result.stdout == ""
+    assert result.exit_code == 0, result.output
+    assert re.search(r"Hasty failed, and fifo decided instead, .* at 0 s: .* later than now", result.stdout)
+
+
+@pytest.mark.parametrize("text", ["def f(:\n", "class P(Nothing):\n    pass\n", "import sys\nsys.exit(4)\n"])
+def test_a_policy_whose_module_is_broken_is_a_message(
+    text: str, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"module{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = run(trace, "--policy", f"{name}:P")
+    assert result.exit_code == 2
+    assert re.match(rf"llmux: policy '{name}:P' cannot be imported: (Syntax|Name|System)E", result.stderr)
+
+
+def test_a_policy_that_lets_people_starve_is_reported(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "idler.py").write_text(
+        "from llmux.policy import Stay\n"
+        "class Idler:\n    name = 'idler'\n    def decide(self, view, now):\n        return Stay()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    result = run(trace, "--policy", "idler:Idler", "--policy", "fifo")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("kept somebody waiting") == 1
+    assert (
+        "idler:Idler kept somebody waiting for no reason that llmux knows of: at 900 s, for a, 900 s." in result.stdout
+    )
+    data = run_json(trace, "--policy", "idler:Idler", "--policy", "fifo")
+    assert [len(policy["starved"]) for policy in data["policies"]] == [1, 0]
 
 
 def test_seeds_that_would_be_alike(trace: Path) -> None:

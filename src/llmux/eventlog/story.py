@@ -28,6 +28,7 @@ from llmux.messages import (
     ModelIdle,
     ModelLeftAwake,
     ModelRemoved,
+    ModelStarved,
     OperatorCheck,
     OperatorDrain,
     OperatorFree,
@@ -266,6 +267,8 @@ def _words(effect: Effect) -> str:
             return f"{effect.model} is {'' if effect.pinned else 'un'}pinned"
         case PolicyFault():
             return f"policy {effect.policy} failed: {effect.detail}"
+        case ModelStarved():
+            return f"policy {effect.policy} keeps {effect.model} waiting, for {effect.waited:.3f} s now"
         case Grant() | SetTimer() | CancelTimer() | CloseBackend() | ModelLeftAwake():
             return ""
 

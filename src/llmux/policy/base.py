@@ -44,8 +44,8 @@ class Stakes(msgspec.Struct, frozen=True):
 
 
 class Stay(msgspec.Struct, frozen=True):
-    """Begin nothing. The policy is asked again at `recheck_at` (seconds on the view's clock, None: no need), and when
-    something happens in any case (`SwitchPolicy.decide`)."""
+    """Begin nothing. The policy is asked again at `recheck_at`, and when something happens in any case
+    (`SwitchPolicy.decide`). It is a time on the view's clock, in seconds, later than now; None or infinity: no need."""
 
     recheck_at: float | None = None
 
@@ -175,5 +175,6 @@ class SwitchPolicy(Protocol):
     def decide(self, view: View, now: float) -> Decision:
         """Stay, or begin one switch. Asked while somebody waits and not all devices are in the middle of a switch,
         after every event but the grant of a request whose model is awake anyway; and again after each switch that it
-        begins, until it stays. `now` is in seconds and never goes back."""
+        begins, until it stays. `now` is in seconds and never goes back. If it raises, or says what cannot be done, that
+        is reported, and fifo decides this time."""
         ...

@@ -134,6 +134,8 @@ class BoundedPolicy:
             choice = self.choose(view, candidates, now)
             if isinstance(choice, Candidate):
                 return SwitchTo(choice.model.name, choice.plan)
+            if not choice > now:
+                raise ValueError(f"{self.name} must choose a candidate, or a time that is yet to come")
             if len(candidates) == len(waiting):
                 self._situation, self._again = situation, choice
             recheck = min(recheck, choice)

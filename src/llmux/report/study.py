@@ -57,10 +57,12 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of one candidate on one scenario. `faults` are the policy's own errors; fifo decided instead."""
+    """What came of one candidate on one scenario. `faults` are the policy's own errors, where fifo decided instead;
+    `starved` says if it kept somebody waiting for far too long."""
 
     result: Result
     faults: Sequence[str]
+    starved: Sequence[str]
     spans: Sequence[Span]
 
 
@@ -153,7 +155,7 @@ def _run(study: Study, job: _Job) -> Run | float | None:
         watch=recorder,
     )
     spans = recorder.spans(result.seconds) if study.spans and scenario_index == 0 else []
-    return Run(result, recorder.faults, spans)
+    return Run(result, recorder.faults, recorder.starved, spans)
 
 
 def _weakest(candidates: Sequence[Candidate]) -> CoreSettings:

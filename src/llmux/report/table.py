@@ -25,6 +25,7 @@ class Row:
     bound: float | None
     ratio: float | None
     faults: Sequence[str]
+    starved: Sequence[str]
 
 
 def rows(study: Study, outcome: Outcome, limit: float) -> list[Row]:
@@ -39,7 +40,8 @@ def rows(study: Study, outcome: Outcome, limit: float) -> list[Row]:
             ratio = whole.waits.mean / bound
         models = {spec.name: figures(results, limit, spec.name) for spec in candidate.settings.models}
         faults = [fault for run in runs for fault in run.faults]
-        made.append(Row(candidate.label, whole, models, bound, ratio, faults))
+        starved = [one for run in runs for one in run.starved]
+        made.append(Row(candidate.label, whole, models, bound, ratio, faults, starved))
     return made
 
 
@@ -107,6 +109,8 @@ def notes(study: Study, outcome: Outcome, rows: Sequence[Row], *, limit: float, 
         if row.faults:
             first = row.faults[0]
             lines.append(f"{row.label} failed, and fifo decided instead, for the first time {first}")
+        if row.starved:
+            lines.append(f"{row.label} kept somebody waiting for no reason that llmux knows of: {row.starved[0]}.")
     return lines
 
 
@@ -128,6 +132,7 @@ def as_data(
                 **asdict(row.all),
                 "ratio_to_bound": row.ratio,
                 "faults": list(row.faults),
+                "starved": list(row.starved),
                 "models": {
                     model: {key: value for key, value in asdict(one).items() if value is not None}
                     for model, one in row.models.items()
