@@ -17,7 +17,7 @@ from llmux.core import CoreSettings, ModelSpec
 from llmux.eventlog import Recorder
 from llmux.policy import load_policy
 from llmux.report import study
-from llmux.sim import Arrival, BackendModel, HookTimes
+from llmux.sim import Arrival, BackendModel, HookTimes, poisson
 from llmux.sim import simulate as simulate_once
 
 TRACE = "arrival_s,model,prompt_tokens,output_tokens\n" + "".join(
@@ -301,6 +301,40 @@ def test_a_policy_that_lets_people_starve_is_reported(
     )
     data = run_json(trace, "--policy", "idler:Idler", "--policy", "fifo")
     assert [len(policy["starved"]) for policy in data["policies"]] == [1, 0]
+
+
+def test_backends_of_a_log_are_fitted_said_and_overridden(tmp_path: Path) -> None:
+    settings = CoreSettings(models=tuple(map(ModelSpec, "abc")), alive_interval=0)
+    arrivals = poisson({"a": 0.15, "b": 0.15, "c": 0.002}, 10_000.0, 1)
+    path = tmp_path / "events.jsonl"
+    recorder = Recorder(path, settings, "fifo", {})
+    recorder.start()
+    hooks, backends = HookTimes.constant("abc", 5.0), BackendModel(batched_rate=10.0)
+    simulate_once(arrivals, settings, load_policy("fifo"), hooks=hooks, backends=backends, watch=recorder)
+    recorder.close()
+    result = run("--from-log", path, "--policy", "fifo", "--no-bound")
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"^a, b: fitted to 2,9\d\d requests of the log, up to \d+ at a time: each that runs beside another takes it "
+        r"[12]\d\.\d% of its time alone \(95% interval: [\d.]+% to [\d.]+%\); no limit of the batch seen\.$",
+        result.stdout,
+        re.MULTILINE,
+    )
+    assert "c: requests take as long as they did, as the log does not tell" in result.stdout
+    own = run_json("--from-log", path, "--policy", "fifo", "--no-bound")
+    assert own["fits"].keys() == {"a", "b"}
+    assert len(own["notes"]) == 2
+    faster, slower = (
+        run_json(
+            "--from-log", path, "--policy", "fifo", "--no-bound", "--backend", f"rate=40,batched_rate={rate},batch=16"
+        )
+        for rate in (40, 5)
+    )
+    means = [data["policies"][0]["waits"]["mean"] for data in (faster, own, slower)]
+    assert means == sorted(means)
+    assert means[2] > 1.2 * means[0]
+    assert run("--from-log", path, "--backend", "rate=40").exit_code == 2
+    assert run("--from-log", path, "--backend", "overhead=1").exit_code == 2
 
 
 def test_seeds_that_would_be_alike(trace: Path) -> None:

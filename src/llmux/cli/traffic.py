@@ -6,8 +6,8 @@ Whatever cannot be used raises `llmux.cli.inputs.InputError`, or an error of the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from llmux.cli import inputs
 from llmux.cli.inputs import InputError
 from llmux.config.policy import DEFAULT_POLICY
 from llmux.core import CoreSettings, ModelSpec
-from llmux.eventlog import UnreadableError, observed
+from llmux.eventlog import Observed, UnreadableError, observed
+from llmux.eventlog.fitting import Fit
 from llmux.policy.registry import BUILT_IN
 from llmux.report import Candidate, Scenario
 from llmux.sim import Arrival, BackendModel, HookTimes
@@ -33,9 +34,11 @@ class Traffic:
     settings: CoreSettings
     arrivals: Callable[[int], list[Arrival]]  # by seed
     hooks: HookTimes
-    backends: BackendModel
+    backends: BackendModel | Mapping[str, BackendModel]
     own: tuple[str, dict[str, Any]] | None  # the policy in use, and its options
     described: str
+    notes: tuple[str, ...] = ()  # what was found out, and how well
+    fits: Mapping[str, Fit] = field(default_factory=dict)
 
 
 def requests(
@@ -94,8 +97,6 @@ def logged(
 ) -> Traffic:
     """A day from an event log: its requests, its configuration, and what hooks took then unless it is stated."""
 
-    if backend is not None:
-        raise InputError("--backend: with --from-log, requests take what they took")
     try:
         seen = observed(*files)
     except UnreadableError as error:
@@ -107,16 +108,51 @@ def logged(
     if cost is not None or costs is not None:
         hooks = inputs.hook_times(names, cost, costs, 0.0)
     hooks = replace(hooks, noise=noise if noise is not None else hooks.noise)
+    backends = seen.backends
+    if backend is not None:
+        backends = {name: inputs.backend_instead(backend, one) for name, one in backends.items()}
     # A class that somebody else's file names is not imported unless the user names it, too.
     own = None if ":" in seen.policy.name else (seen.policy.name, dict(seen.policy.options))
     return Traffic(
         msgspec.structs.replace(seen.settings, alive_interval=0.0),
         lambda seed: seen.arrivals,
         hooks,
-        seen.backend,
+        backends,
         own,
         f"{files[0].name}{f' and {len(files) - 1} more' if len(files) > 1 else ''}, "
         f"switch costs as {'measured' if cost is None and costs is None else 'stated'}",
+        _fitted(seen),
+        seen.fits,
+    )
+
+
+def _fitted(seen: Observed) -> tuple[str, ...]:
+    """What was found out about the backends of a log, a line for all that are alike."""
+    busy = {arrival.model for arrival in seen.arrivals}
+    alike: dict[tuple[float, float | None, int | None] | None, list[str]] = {}
+    for name in (spec.name for spec in seen.settings.models if spec.name in busy):
+        fit = seen.fits.get(name)
+        alike.setdefault(None if fit is None else (fit.slope, fit.error, fit.batch), []).append(name)
+    lines = []
+    for found, names in alike.items():
+        fits = [seen.fits[name] for name in names if found is not None]
+        lines.append(f"{', '.join(names)}: {_fit_in_words(fits)}")
+    return tuple(lines)
+
+
+def _fit_in_words(fits: Sequence[Fit]) -> str:
+    """Of models that are alike."""
+    if not fits:
+        return "requests take as long as they did, as the log does not tell how much slower a larger batch makes them."
+    one = fits[0]
+    limit = "no limit of the batch seen" if one.batch is None else f"{one.batch} run together at most"
+    if one.error is None:
+        return f"{limit}; requests take as long as they did, as the log does not tell how the batch slows them down."
+    low, high = (max(0.0, one.slope + sign * 1.96 * one.error) for sign in (-1, 1))
+    return (
+        f"fitted to {sum(fit.requests for fit in fits):,} requests of the log, up to {max(fit.most for fit in fits)} at a "
+        f"time: each that runs beside another takes it {one.slope:.1%} of its time alone (95% interval: {low:.1%} to "
+        f"{high:.1%}); {limit}."
     )
 
 

@@ -50,7 +50,7 @@ class Study:
 
     candidates: Sequence[Candidate]
     scenarios: Sequence[Scenario]
-    backends: BackendModel = field(default_factory=BackendModel)
+    backends: BackendModel | Mapping[str, BackendModel] = field(default_factory=BackendModel)
     spans: bool = False
     bound: bool = True
 
