@@ -96,3 +96,13 @@ def test_too_little_says_nothing() -> None:
     assert fit(stays(BackendModel(batched_rate=10.0), 0.5)[0][:60]) is None
     cut = [stay._replace(whole=False) for stay in stays(BackendModel(batched_rate=10.0), 0.5)[0]]
     assert fit(cut) is None
+
+
+def test_what_takes_about_the_same_time_ends_in_order_without_a_limit() -> None:
+    backend = BackendModel(batch=1000, prefill_rate=1e9, overhead=0.0)
+    arrivals = [Arrival(one.at, "a", 0, 180 + one.output_tokens % 41) for one in poisson({"a": 0.8}, 4000.0, 1)]
+    core = CoreSettings(models=(ModelSpec("a"),), alive_interval=0.0)
+    result = simulate(arrivals, core, load_policy("fifo", {}), hooks=HookTimes.constant("a", 1.0), backends=backend)
+    pairs = zip(result.granted, result.finished, strict=True)
+    found = fit([Stay(begin, end, True) for begin, end in pairs if begin is not None and end is not None])
+    assert found is None or found.batch is None

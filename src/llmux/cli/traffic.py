@@ -149,10 +149,10 @@ def _fit_in_words(fits: Sequence[Fit]) -> str:
     if one.error is None:
         return f"{limit}; requests take as long as they did, as the log does not tell how the batch slows them down."
     low, high = (max(0.0, one.slope + sign * 1.96 * one.error) for sign in (-1, 1))
+    requests, most = sum(fit.requests for fit in fits), max(fit.most for fit in fits)
     return (
-        f"fitted to {sum(fit.requests for fit in fits):,} requests of the log, up to {max(fit.most for fit in fits)} at a "
-        f"time: each that runs beside another takes it {one.slope:.1%} of its time alone (95% interval: {low:.1%} to "
-        f"{high:.1%}); {limit}."
+        f"fitted to {requests:,} requests of the log, up to {most} at a time: each that runs beside another takes it "
+        f"{one.slope:.1%} of its time alone (95% interval: {low:.1%} to {high:.1%}); {limit}."
     )
 
 

@@ -5,7 +5,7 @@ The log has, of every request, when it was granted and when it ended. What is fi
 n - 1 others takes 1 + slope * (n - 1) times as long as it would alone.
 
 The batch: where more requests are there than run, only the oldest can end. It is the least number such that next to no
-request ended with that many older ones still there, although that would have happened many times by chance.
+request ended with that many older ones still there, although some would have.
 
 The slope: how likely a request is to end now depends on how much of it is done, and on how fast it advances. So among
 those that are equally far, ends must be spread over the numbers of others there as the work done is; the slope is the
@@ -16,6 +16,7 @@ regression of times on the mean number there is wrong here: those that take long
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +26,15 @@ from typing import NamedTuple
 _FEWEST = 100
 _MOST = 6000
 
-#: How much less likely than 1 what was seen must be without a limit of the batch, as a logarithm; and how many ends may
-#: contradict the limit, as a share: requests that failed, or a backend that is not quite first come first served.
-_SURE = 12.0
-_CONTRADICT = 0.02
+#: More work than this, as requests looked at whenever one begins or ends, takes more than a second or two.
+_MOST_WORK = 120_000
+_FEWEST_OF_MANY = 500
+
+#: How many ends beyond a limit of the batch there would be without it, at least, and as a share of all ends while
+#: more were there; and which share of them there may be all the same: requests that failed, say.
+_SURE = 10.0
+_SURE_SHARE = 0.03
+_CONTRADICT = 0.05
 
 #: The work of a request is looked at in so many parts, of as many ends each.
 _PARTS = 60
@@ -72,36 +78,53 @@ class Fit:
 def fit(stays: Sequence[Stay]) -> Fit | None:
     """Fit a backend to its requests, which are in the order of their grants; None where they say too little."""
     looked_at = stays[-_MOST:]
-    whole = [index for index, stay in enumerate(looked_at) if stay.whole]
+    whole = [stay for stay in looked_at if stay.whole]
     if len(whole) < _FEWEST:
         return None
-    batch = _batch(looked_at)
-    steps = _steps(looked_at, batch)
-    numbers = {len(step.running) for step in steps}
-    most = max(numbers, default=1)
-    known = Fit(0.0, None, batch, len(whole), most) if batch is not None else None
-    if batch == 1 or len(numbers) < 2:
-        return known
+    steps = _steps(looked_at, None)
+    size = sum(len(step.running) for step in steps)
+    if size > _MOST_WORK and len(whole) > _FEWEST_OF_MANY:  # long queues: fewer of them say as much
+        return fit(looked_at[-max(_FEWEST_OF_MANY, len(looked_at) * _MOST_WORK // size) :])
+    free = _slope(looked_at, steps)
+    limit = _batch(looked_at, steps, free.slope if free is not None else 0.0)
+    if limit is None:
+        return None if free is None else Fit(free.slope, free.error, None, len(whole), free.most)
+    steps = _steps(looked_at, limit)
+    found = _slope(looked_at, steps)
+    if found is None:
+        return Fit(0.0, None, limit, len(whole), max(len(step.running) for step in steps))
+    return Fit(found.slope, found.error, limit, len(whole), found.most)
 
-    low, high = 0.0, _STEEPEST
-    if _score(looked_at, steps, low)[0] >= 0:
+
+class _Slope(NamedTuple):
+    slope: float
+    error: float
+    most: int
+
+
+def _slope(stays: Sequence[Stay], steps: Sequence[_Step]) -> _Slope | None:
+    """The slope, if there is enough to tell."""
+    numbers = {len(step.running) for step in steps}
+    if len(numbers) < 2:
+        return None
+    most, low, high = max(numbers), 0.0, _STEEPEST
+    if _score(stays, steps, low).score >= 0:
         high = low
-    elif _score(looked_at, steps, high)[0] < 0:
-        return known
+    elif _score(stays, steps, high).score < 0:
+        return None
     for _ in range(_HALVINGS if high > low else 0):
         middle = (low + high) / 2
-        low, high = (middle, high) if _score(looked_at, steps, middle)[0] < 0 else (low, middle)
+        low, high = (middle, high) if _score(stays, steps, middle).score < 0 else (low, middle)
     slope = (low + high) / 2
     step = max(0.02, slope / 10)
-    ahead, information = _score(looked_at, steps, slope + step)
-    behind = _score(looked_at, steps, max(0.0, slope - step))[0]
-    rises = (ahead - behind) / (step + min(step, slope))
+    ahead, behind = _score(stays, steps, slope + step), _score(stays, steps, max(0.0, slope - step))
+    rises = (ahead.score - behind.score) / (step + min(step, slope))
     if rises <= 0:
-        return known
-    error = math.sqrt(information) / rises
+        return None
+    error = math.sqrt(ahead.variance) / rises
     if error * (most - 1) > 0.25 * (1 + slope * (most - 1)):
-        return known  # it could as well be half as much, or half as much again
-    return Fit(slope, error, batch, len(whole), most)
+        return None  # it could as well be half as much, or half as much again
+    return _Slope(slope, error, most)
 
 
 def pooled(fits: Mapping[str, Fit]) -> dict[str, Fit]:
@@ -134,22 +157,31 @@ def _events(stays: Sequence[Stay]) -> list[tuple[float, int, int]]:
     return events
 
 
-def _batch(stays: Sequence[Stay]) -> int | None:
-    """How many run together; None if no limit was seen."""
-    there: list[int] = []  # by grant
-    ends: list[tuple[int, int]] = []  # of each whole end: how many were there, and how many of them were older
-    for _, kind, index in _events(stays):
-        if kind == 1:
-            there.append(index)
+def _batch(stays: Sequence[Stay], steps: Sequence[_Step], slope: float) -> int | None:
+    """The least batch beyond which next to nothing ended of what would have, had all that were there run: each end is
+    as likely to be that of any of them as such requests end, at what was done of them. None if there is no such."""
+    seen = _score(stays, steps, slope)
+    hazard = [ends / exposed if exposed > 0 else 0.0 for ends, exposed in zip(seen.ends, seen.exposed, strict=True)]
+    most = max(len(step.running) for step in steps)
+    beyond, expected, crowded = [0.0] * (most + 1), [0.0] * (most + 1), [0.0] * (most + 1)
+    reached: dict[int, float] = {}
+    for step in steps:
+        advance = step.seconds / (1 + slope * (len(step.running) - 1))
+        for index in step.running:
+            reached[index] = reached.get(index, 0.0) + advance
+        if step.ended is None or not stays[step.ended].whole or len(step.running) < 2:
             continue
-        older = there.index(index)
-        if stays[index].whole:
-            ends.append((len(there), older))
-        del there[older]
-    for limit in range(1, max((number for number, _ in ends), default=0)):
-        crowded = [(number, older) for number, older in ends if number > limit]
-        against = sum(older >= limit for _, older in crowded)
-        if against <= _CONTRADICT * len(crowded) and sum(math.log(n / limit) for n, _ in crowded) > _SURE:
+        rates = [hazard[bisect_left(seen.edges, reached[index])] for index in step.running]  # by grant
+        left = total = sum(rates)
+        place = step.running.index(step.ended)
+        for limit in range(1, len(rates)):
+            left -= rates[limit - 1]
+            crowded[limit] += 1
+            beyond[limit] += place >= limit
+            expected[limit] += left / total if total > 0 else 0.0
+    for limit in range(1, most):
+        enough = expected[limit] >= max(_SURE, _SURE_SHARE * crowded[limit])
+        if enough and beyond[limit] <= _CONTRADICT * expected[limit]:
             return limit
     return None
 
@@ -187,9 +219,18 @@ def _steps(stays: Sequence[Stay], batch: int | None) -> list[_Step]:
     return steps
 
 
-def _score(stays: Sequence[Stay], steps: Sequence[_Step], slope: float) -> tuple[float, float]:
-    """By how much more, in all, ran together when requests ended than the work done says; below 0 where `slope` is too
-    small. And its variance."""
+class _Seen(NamedTuple):
+    """`score`: by how much more, in all, ran together when requests ended than the work done says; below 0 where the
+    slope is too small. By part of the work, whose upper ends are `edges`: how much was done, and how many ended."""
+
+    score: float
+    variance: float
+    edges: list[float]
+    exposed: list[float]
+    ends: list[int]
+
+
+def _score(stays: Sequence[Stay], steps: Sequence[_Step], slope: float) -> _Seen:
     took = _work(stays, steps, slope)
     ends = sorted(took[index] for index, stay in enumerate(stays) if stay.whole)
     edges = [ends[len(ends) * part // _PARTS] for part in range(1, _PARTS)] + [math.inf]
@@ -218,7 +259,7 @@ def _score(stays: Sequence[Stay], steps: Sequence[_Step], slope: float) -> tuple
             usual = weighed[part] / exposed[part]
             score += sum([number - usual for number in numbers])
             variance += sum([(number - usual) ** 2 for number in numbers])
-    return score, variance
+    return _Seen(score, variance, edges, exposed, [len(numbers) for numbers in ended])
 
 
 def _work(stays: Sequence[Stay], steps: Sequence[_Step], slope: float) -> list[float]:

@@ -56,6 +56,15 @@ def _bound(study: Study, outcome: Outcome) -> float | None:
     return total / requests if requests else None
 
 
+def is_rough(study: Study) -> bool:
+    """Whether the bound is only about one: it takes hooks for constant, and they are not."""
+    return any(scenario.hooks.noise > 0 for scenario in study.scenarios)
+
+
+def _roughly(study: Study) -> str:
+    return " where hooks always take their mean time; here, where they do not, about that" if is_rough(study) else ""
+
+
 def as_table(study: Study, rows: Sequence[Row], *, limit: float, baseline: int | None, title: str) -> Table:
     """One table: a line per candidate and, below it, one per model."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
@@ -102,9 +111,9 @@ def notes(study: Study, outcome: Outcome, rows: Sequence[Row], *, limit: float, 
         lines.append("* in use today, or the default where no configuration says.")
     bound = rows[0].bound
     if bound is not None:
-        lines.append(f"/bound: how many times {bound:.3g} s, a mean wait that no policy can go below.")
+        lines.append(f"/bound: how many times {bound:.3g} s, a mean wait that no policy can go below{_roughly(study)}.")
     elif study.bound:
-        lines.append("There is no lower bound where hook times are noisy or hooks run into their timeouts.")
+        lines.append("There is no lower bound where hooks run into their timeouts.")
     for row in rows:
         if row.faults:
             first = row.faults[0]
@@ -143,6 +152,7 @@ def as_data(
         "seeds": [scenario.seed for scenario in study.scenarios],
         "limit_secs": limit,
         "mean_wait_bound_secs": rows[0].bound,
+        "bound_is_approximate": is_rough(study),
         "policies": policies,
         "recommendation": {
             "best": rows[verdict.best].label,
