@@ -14,11 +14,13 @@ from typer.testing import CliRunner, Result
 
 from llmux.cli.commands import app
 from llmux.core import CoreSettings, ModelSpec
+from llmux.costs import SwitchCostTracker
 from llmux.eventlog import Recorder
 from llmux.policy import load_policy
 from llmux.report import study
 from llmux.sim import Arrival, BackendModel, HookTimes, poisson
 from llmux.sim import simulate as simulate_once
+from llmux.state import CostStore
 
 TRACE = "arrival_s,model,prompt_tokens,output_tokens\n" + "".join(
     f"{7 * number},{'abc'[number % 3]},100,{40 * (number % 5)}\n" for number in range(60)
@@ -146,6 +148,39 @@ policy: {{name: round-robin, quantum: 3, min_active_secs: 4}}
         assert set(policy["models"]) == {"a", "b", "long"}
         assert policy["switches_per_1000"] == 1000 * 3 / 60  # they fit together: nobody is switched away
         assert policy["min_active_secs"] == 4
+
+
+def test_costs_that_llmux_has_measured_are_used(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "models:\n" + "".join(f"  {name}: {{{MODEL}}}\n" for name in "abc") + "state_dir: state\n"
+    )
+    options = (trace, "-c", tmp_path / "config.yaml", "--policy", "fifo", "--no-bound")
+    unmeasured = run_json(*options)["policies"][0]["waits"]["mean"]
+    assert unmeasured == run_json(*options, "--cost", 10)["policies"][0]["waits"]["mean"]
+    (tmp_path / "state").mkdir()
+    tracker = SwitchCostTracker()
+    for one in "abc":
+        tracker.record_sleep(one, 0.1)
+        tracker.record_wake(one, 0.9)
+        for other in "abc":
+            if one != other:
+                tracker.record(one, other, 1.0)
+    CostStore(tmp_path / "state").save(tracker.learned())
+    result = run(*options)
+    assert "switch costs as measured by llmux" in result.stdout
+    measured = run_json(*options)["policies"][0]["waits"]["mean"]
+    assert measured < unmeasured / 2
+    assert measured == pytest.approx(run_json(*options, "--cost", 1)["policies"][0]["waits"]["mean"], rel=0.02)
+    assert "switches of 10 s" in run(*options, "--cost", 10).stdout
+
+
+def test_models_alone_are_poisson_traffic_and_agree_with_a_trace(trace: Path) -> None:
+    small = ("--models", 2, "--seconds", 600, "--no-bound", "--policy", "fifo", "--cost", 10)
+    assert run_json(*small) == run_json("--generate", "poisson", *small)
+    assert run(trace, "--models", 3, "--policy", "fifo", "--no-bound").exit_code == 0
+    result = run(trace, "--models", 2)
+    assert result.exit_code == 2
+    assert re.search(r"--models 2: .*trace.csv has 3: a, b, c", result.stderr)
 
 
 def test_costs_per_pair(tmp_path: Path) -> None:
@@ -468,7 +503,7 @@ def test_a_model_that_is_not_configured_is_named_with_its_line(trace: Path, tmp_
         ((), "give one of TRACE.csv, --from-log and --generate"),
         (("missing.csv",), "missing.csv: cannot be read: No such file"),
         (("missing.csv", "--generate", "poisson"), "give one of"),
-        (("missing.csv", "--models", "3"), "--models goes with --generate"),
+        (("--from-log", "missing.jsonl", "--models", "2"), "--models goes neither with --from-log"),
         (("-c", "missing.yaml", "--generate", "poisson"), "missing.yaml"),
         ((*SMALL, "--rate", "0"), "--rate must be above 0, not 0"),
         ((*SMALL, "--rate", "nan"), "--rate must be above 0"),

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from llmux.core import CoreSettings
+from llmux.costs import SwitchCostTracker
 from llmux.policy import load_policy
 from llmux.report import Candidate
 from llmux.sim import (
@@ -128,6 +129,26 @@ def hook_times(models: Sequence[str], cost: float | None, costs: Path | None, no
         for model in models
     }
     return HookTimes(base.sleeps, wakes, pairs, base.sleep_share, noise)
+
+
+def measured(state_dir: Path | None, models: Sequence[str]) -> HookTimes | None:
+    """What a llmux with that folder has measured of these models; None if nothing."""
+    if state_dir is None:
+        return None
+    from llmux.state import read_costs
+
+    learned = read_costs(state_dir)
+    if learned is None:
+        return None
+    known = learned.only(frozenset(models))
+    if not known.wakes:
+        return None
+    tracker = SwitchCostTracker(learned=known)
+    return HookTimes(
+        {model: tracker.expected_sleep(model) for model in models},
+        {model: tracker.expected_wake(model) for model in models},
+        {(a, b): seconds for a, b, seconds in known.pairs if a is not None},
+    )
 
 
 def _read_costs(path: Path, models: Sequence[str]) -> tuple[dict[tuple[str, str], float], dict[str, float]]:

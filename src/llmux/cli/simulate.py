@@ -122,11 +122,13 @@ def simulate(
     try:
         _check_numbers(rate=rate, seconds=seconds, limit=limit, cost=cost, noise=noise)
         _check_plot(plot)
+        if models is not None and (from_log or config is not None):
+            raise InputError("--models goes neither with --from-log nor with --config: the models are known")
+        if models is not None and trace is None and generate is None:
+            generate = Generator.POISSON
         sources = [trace is not None, bool(from_log), generate is not None]
         if sum(sources) != 1:
-            raise InputError("give one of TRACE.csv, --from-log and --generate")
-        if models is not None and (generate is None or config is not None):
-            raise InputError("--models goes with --generate, and not with --config: else the models are known")
+            raise InputError("give one of TRACE.csv, --from-log and --generate, or --models for Poisson traffic")
         if from_log and config is not None:
             raise InputError("--from-log has the configuration of its day in it: leave --config out")
         if from_log:

@@ -53,7 +53,7 @@ def requests(
     backend: str | None,
 ) -> Traffic:
     """Traffic from a file or a generator, for the models of a configuration, of the trace, or made-up ones."""
-    own, aliases = None, None
+    own, aliases, learned = None, None, None
     settings: CoreSettings | None = None
     if config_file is not None:
         from llmux.config import Config
@@ -63,17 +63,29 @@ def requests(
         # Simulated backends do not die, and looking after them would only take time.
         settings = msgspec.structs.replace(core_settings(config), alive_interval=0.0)
         own, aliases = (config.policy.name, config.policy.arguments()), config.names()
+        learned = inputs.measured(config.state_path, [spec.name for spec in settings.models])
     fixed = inputs.read_trace(trace, aliases) if trace is not None else None
     if settings is None:
         if fixed is not None:
             names = list(dict.fromkeys(arrival.model for arrival in fixed))
+            if models is not None and models != len(names):
+                raise InputError(f"--models {models}: {trace} has {len(names)}: {', '.join(names)}")
         else:
             names = [f"m{number}" for number in range(1, (models or _DEFAULT_MODELS) + 1)]
         settings = CoreSettings(models=tuple(ModelSpec(name) for name in names), alive_interval=0.0)
     names = [spec.name for spec in settings.models]
     cost, file, noise = costs
-    if cost is None and file is None:
-        cost = _DEFAULT_COST
+    measured = cost is None and file is None and learned is not None
+    stated = [f"switches of {cost:g} s"] if cost is not None else []
+    stated += [f"switch costs of {file.name}"] if file is not None else []
+    if learned is not None and measured:
+        stated = ["switch costs as measured by llmux"]
+        hooks = replace(learned, noise=noise)
+    else:
+        if cost is None and file is None:
+            cost = _DEFAULT_COST
+            stated = [f"switches of {cost:g} s"]
+        hooks = inputs.hook_times(names, cost, file, noise)
     skew = 1.0 if generate == "zipf" else 0.0
 
     def arrivals(seed: int) -> list[Arrival]:
@@ -84,11 +96,10 @@ def requests(
     return Traffic(
         settings,
         arrivals,
-        inputs.hook_times(names, cost, file, noise),
+        hooks,
         inputs.backend_model(backend) if backend is not None else BackendModel(),
         own,
-        f"{trace.name if trace is not None else f'{generate} traffic'}, "
-        f"{f'switches of {cost:g} s' if file is None else f'switch costs of {file.name}'}",
+        f"{trace.name if trace is not None else f'{generate} traffic'}, {' and '.join(stated)}",
     )
 
 

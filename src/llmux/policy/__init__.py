@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmux.policy.base import Blocked, Decision, ModelView, Plan, Stakes, Stay, SwitchPolicy, SwitchTo, View
+from llmux.policy.base import Blocked, Decision, DeviceView, ModelView, Plan, Stakes, Stay, SwitchPolicy, SwitchTo, View
 from llmux.policy.bounded import BoundedPolicy, Candidate
 from llmux.policy.break_even import BreakEvenPolicy
 from llmux.policy.drain_first import DrainFirstPolicy
@@ -17,6 +17,7 @@ __all__ = [
     "BreakEvenPolicy",
     "Candidate",
     "Decision",
+    "DeviceView",
     "DrainFirstPolicy",
     "FifoPolicy",
     "ModelView",

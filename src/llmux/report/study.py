@@ -93,8 +93,10 @@ def run_study(
         ValueError: a candidate's policy cannot be made.
     """
     scenarios = range(len(study.scenarios))
-    jobs: list[_Job] = [(None, scenario) for scenario in scenarios if study.bound]  # the longest first
-    jobs += [(candidate, scenario) for candidate in range(len(study.candidates)) for scenario in scenarios]
+    jobs: list[_Job] = []
+    for scenario in scenarios:  # of each the bound, which takes longest, first; so that progress is even
+        jobs += [(None, scenario)] if study.bound else []
+        jobs += [(candidate, scenario) for candidate in range(len(study.candidates))]
     limit = processes if processes is not None else os.cpu_count() or 1
     size = sum(len(study.scenarios[scenario].arrivals) for _, scenario in jobs)
     workers = min(limit, len(jobs)) if size >= _WORTH_PROCESSES else 1
