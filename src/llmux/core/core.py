@@ -414,16 +414,19 @@ class Core:
             self._yielding.carry_on(now)
         if self._preload.left:
             self._preload.carry_on(now)
-        if self.planner.waiting() and any(m.state is ModelState.LOST for m in self.ledger.holding.values()):
+        waiting = self.planner.waiting()
+        if waiting and any(m.state is ModelState.LOST for m in self.ledger.holding.values()):
             self._refuse_obstructed(now)  # those, too, whose own switch has only now come to its end
+            waiting = self.planner.waiting()
         for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`
-            if not self.planner.waiting() or self.planner.occupied():  # the cheap one first: at every end of a request
+            if not waiting or self.planner.occupied():  # the cheap one first: at every end of a request
                 return
             plan = self._counsel.ask(now)
             if plan is None:
                 return
             self.planner.worth.charge([self.ledger.models[name] for name in plan.victims], now)
             self._switching.begin(plan, now)
+            waiting = self.planner.waiting()
 
 
 __all__ = ["Core"]

@@ -26,7 +26,7 @@ _LEAST_MARGIN = 60.0
 _TOURS = 10.0
 
 #: Whether anybody has is looked at again after that many seconds.
-_LOOK_AGAIN = 5.0
+_LOOK_AGAIN = 30.0
 
 
 class Counsel:
@@ -127,7 +127,11 @@ class Counsel:
         if not waiting or (recheck is None and self._ledger.switches):
             return recheck
         model = min(waiting, key=waiting_since)
-        due_at = waiting_since(model) + self._too_long()
+        stated = getattr(self.policy, "max_wait_secs", None)
+        due_at = waiting_since(model) + (stated if isinstance(stated, int | float) and stated >= 0 else _UNSTATED)
+        if recheck is not None and now < due_at + _LEAST_MARGIN:
+            return recheck  # nearly always, and more need not be known
+        due_at += max(_LEAST_MARGIN, _TOURS * self._tour())
         if now < due_at:
             later = recheck is not None or isinstance(self._planner.plan(model.name), Blocked)
             return recheck if later else due_at
@@ -136,13 +140,11 @@ class Counsel:
             self._ledger.out.append(ModelStarved(self.policy.name, model.name, now - waiting_since(model)))
         return recheck
 
-    def _too_long(self) -> float:
-        """Seconds after which somebody has waited for too long."""
-        costs, stated = self._ledger.costs, getattr(self.policy, "max_wait_secs", None)
-        tour = 0.0
+    def _tour(self) -> float:
+        """Seconds to switch to every model, as measured now."""
+        costs, tour = self._ledger.costs, 0.0
         for name, model in self._ledger.models.items():
             drain = costs.drain(name)
             tour += costs.expected_sleep(name) + costs.expected_wake(name) + self._ledger.settings.min_active
             tour += drain if drain is not None else (model.service_time or 0.0)
-        limit = stated if isinstance(stated, int | float) and stated >= 0 else _UNSTATED
-        return float(limit) + max(_LEAST_MARGIN, _TOURS * tour)
+        return tour
