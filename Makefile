@@ -9,7 +9,7 @@ CLIENTS := $(abspath $(VENV))/clients
 COMPILED_TESTS := tests/access tests/core tests/gateway tests/telemetry tests/upstream tests/wire tests/test_driver.py
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test test-demo test-clients test-compiled bench check docs lint types imports format clean refresh-constraints
+.PHONY: demo test test-long test-demo test-clients test-compiled bench check docs lint types imports format clean refresh-constraints
 
 demo: $(VENV)/.demo
 	$(BIN)/llmux demo
@@ -17,6 +17,12 @@ demo: $(VENV)/.demo
 # A file's tests stay together: some share a browser or a process.
 test: $(VENV)/.check
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# Nobody starves, in two thousand random workloads for each policy; and ten thousand seeds of everything that goes wrong.
+# About an hour on two cores.
+test-long: $(VENV)/.check
+	LLMUX_WORKLOADS=2000 $(BIN)/python -m pytest --numprocesses auto --timeout 0 tests/policy/test_starvation.py
+	$(BIN)/python -m tests.simulation --seeds 10000
 
 # The tests that need the real models of the [demo] extra as well.
 test-demo: $(VENV)/.check $(VENV)/.demo

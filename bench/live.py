@@ -298,7 +298,12 @@ def compare(policy: str, folder: Path, arrivals: Sequence[Arrival], lived: list[
             real.take(entry.record.at, entry.record.event, entry.record.decoded())
     hooks = LivedTimes(seen.hooks.sleeps, seen.hooks.wakes, runs=real.hooks)
 
-    def play(trace: Sequence[Arrival], backend: BackendModel, hooks: HookTimes, story: Story | None = None) -> Result:
+    def play(
+        trace: Sequence[Arrival],
+        backend: BackendModel | dict[str, BackendModel],
+        hooks: HookTimes,
+        story: Story | None = None,
+    ) -> Result:
         chosen = load_policy(policy, POLICIES[policy])
         watch = story.take if story is not None else None
         return simulate(trace, settings, chosen, hooks=hooks, backends=backend, watch=watch)
@@ -310,7 +315,7 @@ def compare(policy: str, folder: Path, arrivals: Sequence[Arrival], lived: list[
         policy=policy,
         live=Waits.of([(one.model, wait) for one, wait in zip(arrivals, lived, strict=True)], len(real.switches)),
         simulated=waits_of(result),
-        from_log=waits_of(play(seen.arrivals, seen.backend, hooks)),
+        from_log=waits_of(play(seen.arrivals, seen.backends, hooks)),
         same=sum(takewhile(bool, common)),
         luck=(min(means), max(means)),
         hooks=seen.hooks,

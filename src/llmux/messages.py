@@ -484,6 +484,15 @@ class PolicyFault(Message, frozen=True, gc=False, tag=True):
     detail: str
 
 
+class ModelStarved(Message, frozen=True, gc=False, tag=True):
+    """`policy` keeps those who wait for `model` waiting, for `waited` seconds now, far beyond its limit on waiting,
+    though nothing stands in the way of a switch. Told once; the policy goes on to decide."""
+
+    policy: str
+    model: str
+    waited: float
+
+
 Fact = (
     StateChanged
     | SwitchStarted
@@ -502,6 +511,7 @@ Fact = (
     | PinChanged
     | LastSleeps
     | PolicyFault
+    | ModelStarved
 )
 
 Effect = (

@@ -119,6 +119,26 @@ class FolderLock:
         log.warning("state_not_locked", path=str(self.path), error=error.strerror or str(error))
 
 
+def read_costs(folder: Path) -> Learned | None:
+    """What the llmux of that folder has learned of costs, for somebody else to look at; None if nothing can be read.
+    Changes nothing, takes no lock and logs nothing."""
+    try:
+        return _read(folder / FILE)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _read(path: Path) -> Learned:
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    found = msgspec.json.decode(raw, type=_File)
+    if found.format != FORMAT:
+        raise ValueError(f"its format is {found.format}, and this llmux knows {FORMAT}")
+    return found.costs
+
+
 class CostStore:
     """The costs of one llmux, which must have the folder for itself (`FolderLock`).
 
@@ -140,13 +160,7 @@ class CostStore:
         except OSError as error:
             self._not_saved(error)
         try:
-            with self.path.open("rb") as file:
-                raw = file.read(MAX_BYTES + 1)
-            if len(raw) > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES} bytes")
-            found = msgspec.json.decode(raw, type=_File)
-            if found.format != FORMAT:
-                raise ValueError(f"its format is {found.format}, and this llmux knows {FORMAT}")
+            found = _read(self.path)
         except FileNotFoundError:
             log.info("state_loaded", path=str(self.path), pairs=0)
             return Learned()
@@ -156,7 +170,7 @@ class CostStore:
         except (ValueError, RecursionError) as error:
             log.warning("state_unreadable", path=str(self.path), error=str(error), aside=_put_aside(self.path))
             return Learned()
-        learned = found.costs.only(models)
+        learned = found.only(models)
         log.info("state_loaded", path=str(self.path), pairs=len(learned.pairs))
         return learned
 

@@ -14,11 +14,13 @@ from typer.testing import CliRunner, Result
 
 from llmux.cli.commands import app
 from llmux.core import CoreSettings, ModelSpec
+from llmux.costs import SwitchCostTracker
 from llmux.eventlog import Recorder
 from llmux.policy import load_policy
 from llmux.report import study
-from llmux.sim import Arrival, BackendModel, HookTimes
+from llmux.sim import Arrival, BackendModel, HookTimes, poisson
 from llmux.sim import simulate as simulate_once
+from llmux.state import CostStore
 
 TRACE = "arrival_s,model,prompt_tokens,output_tokens\n" + "".join(
     f"{7 * number},{'abc'[number % 3]},100,{40 * (number % 5)}\n" for number in range(60)
@@ -112,10 +114,15 @@ def test_several_seeds_are_pooled() -> None:
     assert policy["waits"]["longest"] == max(one["waits"]["longest"], two["waits"]["longest"])
 
 
-def test_noise_has_no_bound_and_says_so() -> None:
-    result = run(*SMALL[:-1], "--noise", 0.3, "--policy", "fifo")
+def test_noise_has_a_bound_that_is_said_to_be_rough() -> None:
+    options = (*SMALL[:-1], "--policy", "fifo")
+    result = run(*options, "--noise", 0.3)
     assert result.exit_code == 0
-    assert "There is no lower bound where hook times are noisy" in result.stdout
+    assert re.search(r"/bound: how many times [\d.]+ s, .* always take their mean time; .* about that\.", result.stdout)
+    noisy, exact = run_json(*options, "--noise", 0.3), run_json(*options)
+    assert noisy["mean_wait_bound_secs"] == exact["mean_wait_bound_secs"] > 0
+    assert (noisy["bound_is_approximate"], exact["bound_is_approximate"]) == (True, False)
+    assert noisy["policies"][0]["ratio_to_bound"] > 1
 
 
 # --- configurations and costs ------------------------------------------------------------------------------------
@@ -141,6 +148,39 @@ policy: {{name: round-robin, quantum: 3, min_active_secs: 4}}
         assert set(policy["models"]) == {"a", "b", "long"}
         assert policy["switches_per_1000"] == 1000 * 3 / 60  # they fit together: nobody is switched away
         assert policy["min_active_secs"] == 4
+
+
+def test_costs_that_llmux_has_measured_are_used(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "models:\n" + "".join(f"  {name}: {{{MODEL}}}\n" for name in "abc") + "state_dir: state\n"
+    )
+    options = (trace, "-c", tmp_path / "config.yaml", "--policy", "fifo", "--no-bound")
+    unmeasured = run_json(*options)["policies"][0]["waits"]["mean"]
+    assert unmeasured == run_json(*options, "--cost", 10)["policies"][0]["waits"]["mean"]
+    (tmp_path / "state").mkdir()
+    tracker = SwitchCostTracker()
+    for one in "abc":
+        tracker.record_sleep(one, 0.1)
+        tracker.record_wake(one, 0.9)
+        for other in "abc":
+            if one != other:
+                tracker.record(one, other, 1.0)
+    CostStore(tmp_path / "state").save(tracker.learned())
+    result = run(*options)
+    assert "switch costs as measured by llmux" in result.stdout
+    measured = run_json(*options)["policies"][0]["waits"]["mean"]
+    assert measured < unmeasured / 2
+    assert measured == pytest.approx(run_json(*options, "--cost", 1)["policies"][0]["waits"]["mean"], rel=0.02)
+    assert "switches of 10 s" in run(*options, "--cost", 10).stdout
+
+
+def test_models_alone_are_poisson_traffic_and_agree_with_a_trace(trace: Path) -> None:
+    small = ("--models", 2, "--seconds", 600, "--no-bound", "--policy", "fifo", "--cost", 10)
+    assert run_json(*small) == run_json("--generate", "poisson", *small)
+    assert run(trace, "--models", 3, "--policy", "fifo", "--no-bound").exit_code == 0
+    result = run(trace, "--models", 2)
+    assert result.exit_code == 2
+    assert re.search(r"--models 2: .*trace.csv has 3: a, b, c", result.stderr)
 
 
 def test_costs_per_pair(tmp_path: Path) -> None:
@@ -258,7 +298,7 @@ def test_a_policy_that_fails_is_reported(trace: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_policy_that_never_lets_time_pass_ends_it(
+def test_a_policy_that_never_lets_time_pass_is_reported(
     processes: int, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / f"hasty{processes}.py").write_text(
@@ -269,9 +309,72 @@ def test_a_policy_that_never_lets_time_pass_ends_it(
     if processes == 2:
         monkeypatch.setattr(study, "_WORTH_PROCESSES", 0)
     result = run(trace, "--policy", f"hasty{processes}:Hasty", "--policy", "fifo")
-    assert result.exit_code == 1
-    assert "at 0 s, hasty asks to be asked again for ever" in result.stderr
-    assert result.stdout == ""
+    assert result.exit_code == 0, result.output
+    assert re.search(r"Hasty failed, and fifo decided instead, .* at 0 s: .* later than now", result.stdout)
+
+
+@pytest.mark.parametrize("text", ["def f(:\n", "class P(Nothing):\n    pass\n", "import sys\nsys.exit(4)\n"])
+def test_a_policy_whose_module_is_broken_is_a_message(
+    text: str, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"module{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = run(trace, "--policy", f"{name}:P")
+    assert result.exit_code == 2
+    assert re.match(rf"llmux: policy '{name}:P' cannot be imported: (Syntax|Name|System)E", result.stderr)
+
+
+def test_a_policy_that_lets_people_starve_is_reported(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "idler.py").write_text(
+        "from llmux.policy import Stay\n"
+        "class Idler:\n    name = 'idler'\n    def decide(self, view, now):\n        return Stay()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    result = run(trace, "--policy", "idler:Idler", "--policy", "fifo")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("kept somebody waiting") == 1
+    assert (
+        "idler:Idler kept somebody waiting for no reason that llmux knows of: at 900 s, for a, 900 s." in result.stdout
+    )
+    data = run_json(trace, "--policy", "idler:Idler", "--policy", "fifo")
+    assert [len(policy["starved"]) for policy in data["policies"]] == [1, 0]
+
+
+def test_backends_of_a_log_are_fitted_said_and_overridden(tmp_path: Path) -> None:
+    settings = CoreSettings(models=tuple(map(ModelSpec, "abc")), alive_interval=0)
+    arrivals = poisson({"a": 0.1, "b": 0.1, "c": 0.002}, 20_000.0, 1)
+    path = tmp_path / "events.jsonl"
+    recorder = Recorder(path, settings, "fifo", {})
+    recorder.start()
+    hooks, backends = HookTimes.constant("abc", 5.0), BackendModel(batched_rate=10.0)
+    simulate_once(arrivals, settings, load_policy("fifo"), hooks=hooks, backends=backends, watch=recorder)
+    recorder.close()
+    result = run("--from-log", path, "--policy", "fifo", "--no-bound")
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"^a, b: fitted to [\d,]+ requests of the log, up to \d+ at a time: each that runs beside another takes it "
+        r"[12]\d\.\d% of its time alone \(95% interval: [\d.]+% to [\d.]+%\); no limit of the batch seen\.$",
+        result.stdout,
+        re.MULTILINE,
+    )
+    assert "c: requests take as long as they did, as the log does not tell" in result.stdout
+    own = run_json("--from-log", path, "--policy", "fifo", "--no-bound")
+    assert own["fits"].keys() == {"a", "b"}
+    assert len(own["notes"]) == 2
+    faster, slower = (
+        run_json(
+            "--from-log", path, "--policy", "fifo", "--no-bound", "--backend", f"rate=40,batched_rate={rate},batch=16"
+        )
+        for rate in (40, 5)
+    )
+    means = [data["policies"][0]["waits"]["mean"] for data in (faster, own, slower)]
+    assert means == sorted(means)
+    assert means[2] > 1.2 * means[0]
+    assert run("--from-log", path, "--backend", "rate=40").exit_code == 2
+    assert run("--from-log", path, "--backend", "overhead=1").exit_code == 2
 
 
 def test_seeds_that_would_be_alike(trace: Path) -> None:
@@ -400,7 +503,7 @@ def test_a_model_that_is_not_configured_is_named_with_its_line(trace: Path, tmp_
         ((), "give one of TRACE.csv, --from-log and --generate"),
         (("missing.csv",), "missing.csv: cannot be read: No such file"),
         (("missing.csv", "--generate", "poisson"), "give one of"),
-        (("missing.csv", "--models", "3"), "--models goes with --generate"),
+        (("--from-log", "missing.jsonl", "--models", "2"), "--models goes neither with --from-log"),
         (("-c", "missing.yaml", "--generate", "poisson"), "missing.yaml"),
         ((*SMALL, "--rate", "0"), "--rate must be above 0, not 0"),
         ((*SMALL, "--rate", "nan"), "--rate must be above 0"),

@@ -15,9 +15,11 @@ from llmux.messages import (
     Idle,
     Left,
     ModelDied,
+    ModelStarved,
     ModelState,
     OnExit,
     OperatorFree,
+    OperatorPin,
     OperatorSleep,
     OperatorSwitch,
     Outcome,
@@ -705,6 +707,83 @@ def test_fifo_takes_over_from_a_policy_that_fails(policy: Broken | Impossible) -
     fault = play.facts(PolicyFault)[0]
     assert isinstance(fault, PolicyFault)
     assert fault.policy == policy.name
+
+
+class Says:
+    """Stays, as it was told to; with a stated limit, if there is one."""
+
+    name = "says"
+
+    def __init__(self, recheck_at: object, max_wait_secs: float | None = None) -> None:
+        self.recheck_at = recheck_at
+        self.max_wait_secs = max_wait_secs
+
+    def decide(self, view: View, now: float) -> Decision:
+        if isinstance(self.recheck_at, BaseException):
+            raise self.recheck_at
+        return Stay(self.recheck_at)  # type: ignore[arg-type]  # some of it is wrong
+
+
+@pytest.mark.parametrize(
+    ("said", "detail"),
+    [
+        ("soon", "TypeError: recheck_at of Stay is a time in seconds or None, not 'soon'"),
+        (float("nan"), "ValueError: recheck_at of Stay must be later than now, and is NaN"),
+        (-5, "ValueError: recheck_at of Stay must be later than now"),
+        (SystemExit(3), "SystemExit: 3"),
+        (GeneratorExit(), "GeneratorExit: "),
+    ],
+)
+def test_fifo_takes_over_where_a_policy_names_no_time_to_come(said: object, detail: str) -> None:
+    play = Play(two(), Says(said))
+    for name in "ab":
+        request = play.arrive(name)
+        play.settle()
+        assert request not in play.waiting
+    assert play.facts(PolicyFault) == [PolicyFault("says", detail)]
+
+
+def test_whole_numbers_are_times_and_infinity_is_none() -> None:
+    play = Play(two(), Says(7))
+    play.arrive("a")
+    assert play.timers["recheck"] == 7.0
+    play = Play(two(), Says(float("inf")))
+    play.arrive("a")
+    assert "recheck" not in play.timers or play.timers["recheck"] > 600.0
+    assert not play.facts(PolicyFault)
+
+
+@pytest.mark.parametrize(("stated", "earliest"), [(None, 600.0), (40.0, 140.0)])
+def test_a_policy_that_keeps_people_waiting_is_told_of_once_and_has_its_way(
+    stated: float | None, earliest: float
+) -> None:
+    """Nothing but time passes: nobody else comes. A wake is taken for 10 s, so that ten tours of two models are 200."""
+    play = Play(two(), Says(None, stated))
+    request = play.arrive("a")
+    play.advance((600.0 if stated is None else stated) + 199.0)
+    assert not play.facts(ModelStarved)
+    play.advance(2.0)
+    (told,) = play.facts(ModelStarved)
+    assert isinstance(told, ModelStarved)
+    assert (told.policy, told.model) == ("says", "a")
+    assert told.waited >= earliest
+    play.arrive("b")
+    play.advance(10_000.0)
+    assert len(play.facts(ModelStarved)) == 1
+    assert request in play.waiting
+    assert not play.facts(SwitchStarted)
+
+
+def test_who_waits_for_what_cannot_begin_does_not_starve() -> None:
+    """a is pinned, so that there is no room for b."""
+    play = Play(two(), Says(None, 1.0))
+    play.core.policy.recheck_at = ZeroDivisionError("oh")  # type: ignore[attr-defined]  # fifo wakes a
+    awake(play)
+    play.core.policy.recheck_at = None  # type: ignore[attr-defined]
+    play.command(OperatorPin, "a")
+    play.arrive("b")
+    play.advance(10_000.0)
+    assert not play.facts(ModelStarved)
 
 
 # --- the end --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from llmux.core import CoreSettings, ModelSpec
 from llmux.messages import Hook, ModelState, OperatorSleep, PolicyFault, SwitchStarted
 from llmux.policy import Blocked, BreakEvenPolicy, Decision, DrainFirstPolicy, FifoPolicy, Plan, SwitchTo, View
-from tests.core.harness import GIB, Play
+from tests.core.harness import GIB, Play, three_on_two_gpus
 
 
 def on_one_gpu(sizes: dict[str, int], capacity: int, **overrides: object) -> CoreSettings:
@@ -200,6 +200,25 @@ class Says:
 
     def decide(self, view: View, now: float) -> Decision:
         return SwitchTo(self.plan.model, self.plan) if view.model("b").in_flight else FifoPolicy().decide(view, now)
+
+
+def test_the_view_tells_of_devices_and_of_the_parts_of_a_switch() -> None:
+    play = Play(three_on_two_gpus())
+    view = play.core.planner
+    names = list(play.core.ledger.models)
+    before = view.devices()
+    assert all(device.free == device.capacity and not device.awake for device in before)
+    wake(play, names[0], 3.0)
+    model = view.model(names[0])
+    assert model.claims
+    for device, old in zip(view.devices(), before, strict=True):
+        assert device.free == old.capacity - model.claims.get(device.name, 0)
+        assert device.awake == (((names[0], model.awake_since),) if device.name in model.claims else ())
+    assert view.expected_wake(names[0]) == play.core.costs.wake(names[0])
+    assert view.expected_sleep(names[0]) == 0.0
+    assert view.drain_time(names[0]) is None
+    assert not model.pinned
+    assert not view.model(names[1]).claims
 
 
 def test_a_policy_that_takes_a_pinned_model_is_reported() -> None:

@@ -65,7 +65,7 @@ def test_the_same_policy_simulated_has_the_same_waits(observed: Observed) -> Non
         observed.settings,
         load_policy(observed.policy.name, observed.policy.options),
         hooks=hooks,
-        backends=observed.backend,
+        backends=observed.backends,
         check=True,
     )
     assert result.granted[:2] == [4.5, 4.5]

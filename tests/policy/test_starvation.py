@@ -1,7 +1,8 @@
 """No policy starves anyone: random workloads on random machines, and the stated bound on every single request.
 
-A few hundred workloads in the suite; `LLMUX_WORKLOADS=10000 pytest tests/policy/test_starvation.py` plays that many for
-each policy. No hook fails here. Seeds, not Hypothesis: a workload is found again by its number.
+A few hundred workloads in the suite, ten thousand with `make test-long`; `LLMUX_WORKLOADS=10000 pytest
+tests/policy/test_starvation.py` plays that many for each policy. No hook fails here. Seeds, not Hypothesis: a workload
+is found again by its number.
 """
 
 from __future__ import annotations

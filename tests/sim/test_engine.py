@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from llmux.core import CoreSettings, ModelSpec
-from llmux.messages import EFFECT_DECODER, ENCODER, EVENT_DECODER, Effect, Event
+from llmux.messages import EFFECT_DECODER, ENCODER, EVENT_DECODER, Effect, Event, PolicyFault
 from llmux.policy import Decision, FifoPolicy, Stay, View
-from llmux.sim import Arrival, BackendModel, HookTimes, Result, SimulationError, bursty, simulate
+from llmux.sim import Arrival, BackendModel, HookTimes, Result, bursty, simulate
 from tests.core.harness import GIB
 
 ONE_SECOND = BackendModel(rate=1.0, prefill_rate=1e9, overhead=0.0, batch=16)  # a request takes its output in seconds
@@ -124,13 +126,46 @@ def test_the_same_again_gives_the_same_events_and_effects() -> None:
     assert first == recorded()
 
 
-class Impatient:
-    name = "impatient"
+class Says:
+    """Stays, as it was told to."""
+
+    name = "says"
+
+    def __init__(self, stay: Callable[[float], Stay]) -> None:
+        self.stay = stay
 
     def decide(self, view: View, now: float) -> Decision:
-        return Stay(now)
+        return self.stay(now)
 
 
-def test_a_policy_that_never_lets_time_pass_is_found_out() -> None:
-    with pytest.raises(SimulationError, match="impatient asks to be asked again for ever"):
-        simulate([Arrival(1.0, "a", 1, 1)], models("a"), Impatient(), hooks=HookTimes.constant("a", 1.0))
+@pytest.mark.parametrize(
+    "stay",
+    [
+        Stay,
+        lambda now: Stay(now - 5),
+        lambda now: Stay(float("nan")),
+        lambda now: Stay("soon"),  # type: ignore[arg-type]  # it is wrong
+        lambda now: Stay(math.nextafter(now, math.inf)),
+        lambda now: sys.exit(3),
+    ],
+)
+def test_a_policy_that_names_no_time_to_come_is_found_out_and_fifo_decides(stay: Callable[[float], Stay]) -> None:
+    faults: list[PolicyFault] = []
+
+    def watch(now: float, event: Event, effects: Sequence[Effect]) -> None:
+        faults.extend(effect for effect in effects if isinstance(effect, PolicyFault))
+
+    arrivals = [Arrival(1.0, "a", 1, 1), Arrival(30.0, "b", 1, 1), Arrival(60.0, "a", 1, 1)]
+    result = simulate(
+        arrivals, models("a", "b"), Says(stay), hooks=HookTimes.constant("ab", 1.0), check=True, watch=watch
+    )
+    assert None not in result.finished
+    assert [fault.policy for fault in faults] == ["says"]  # told once, as it stays the same
+
+
+def test_ctrl_c_is_not_the_policys() -> None:
+    def interrupted(now: float) -> Stay:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate([Arrival(1.0, "a", 1, 1)], models("a"), Says(interrupted), hooks=HookTimes.constant("a", 1.0))

@@ -19,6 +19,7 @@ from llmux.messages import (
     LastSleeps,
     ModelDied,
     ModelIdle,
+    ModelStarved,
     ModelState,
     Outcome,
     PinChanged,
@@ -109,6 +110,12 @@ FACTS: list[tuple[Effect, str, str, dict[str, Any]]] = [
     (PinChanged("a", True), "info", "model_pinned", {"model": "a"}),
     (PinChanged("a", False), "info", "model_unpinned", {"model": "a"}),
     (PolicyFault("mine", "raised"), "error", "policy_fault", {"policy": "mine", "error": "raised"}),
+    (
+        ModelStarved("mine", "a", 700.25),
+        "error",
+        "model_starved",
+        {"policy": "mine", "model": "a", "waited_secs": 700.25},
+    ),
     (
         StateChanged("a", ModelState.ASLEEP, ModelState.WAKING, "wanted"),
         "debug",

@@ -9,6 +9,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 
 from llmux.core import CoreSettings
+from llmux.costs import SwitchCostTracker
 from llmux.policy import load_policy
 from llmux.report import Candidate
 from llmux.sim import (
@@ -129,6 +131,26 @@ def hook_times(models: Sequence[str], cost: float | None, costs: Path | None, no
     return HookTimes(base.sleeps, wakes, pairs, base.sleep_share, noise)
 
 
+def measured(state_dir: Path | None, models: Sequence[str]) -> HookTimes | None:
+    """What a llmux with that folder has measured of these models; None if nothing."""
+    if state_dir is None:
+        return None
+    from llmux.state import read_costs
+
+    learned = read_costs(state_dir)
+    if learned is None:
+        return None
+    known = learned.only(frozenset(models))
+    if not known.wakes:
+        return None
+    tracker = SwitchCostTracker(learned=known)
+    return HookTimes(
+        {model: tracker.expected_sleep(model) for model in models},
+        {model: tracker.expected_wake(model) for model in models},
+        {(a, b): seconds for a, b, seconds in known.pairs if a is not None},
+    )
+
+
 def _read_costs(path: Path, models: Sequence[str]) -> tuple[dict[tuple[str, str], float], dict[str, float]]:
     """CSV of from, to, seconds; an empty `from` is a cold start."""
 
@@ -167,6 +189,28 @@ def _read_costs(path: Path, models: Sequence[str]) -> tuple[dict[tuple[str, str]
 
 def backend_model(text: str) -> BackendModel:
     """``rate=40,batch=16,...``: the fields of `BackendModel` by name."""
+    return BackendModel(**_backend_values(text))  # type: ignore[arg-type]  # each was checked
+
+
+def backend_instead(text: str, fitted: BackendModel) -> BackendModel:
+    """A backend that was fitted to a log, with another batch, or another slowdown in a full one, or both: requests of a
+    log have times alone, not tokens, so of the rates only their ratio counts."""
+    values = _backend_values(text)
+    wrong = values.keys() - {"batch", "rate", "batched_rate"}
+    if wrong or (("rate" in values) != ("batched_rate" in values)):
+        raise InputError(
+            "--backend: requests of a log have no tokens: with --from-log it takes batch, and rate with batched_rate, "
+            "of which the ratio counts"
+        )
+    batch = int(values.get("batch", fitted.batch))
+    if "rate" in values:
+        return replace(fitted, batch=batch, batched_rate=fitted.rate * values["batched_rate"] / values["rate"])
+    full = 1.0 if fitted.batched_rate is None else fitted.rate / fitted.batched_rate
+    slope = (full - 1) / max(1, fitted.batch - 1)
+    return replace(fitted, batch=batch, batched_rate=fitted.rate / (1 + slope * (batch - 1)))
+
+
+def _backend_values(text: str) -> dict[str, float | int]:
     values: dict[str, float | int] = {}
     for key, value in _assignments(text, "--backend"):
         known = BackendModel.__dataclass_fields__
@@ -177,7 +221,7 @@ def backend_model(text: str) -> BackendModel:
         if not right or isinstance(value, bool) or not least <= value < math.inf:
             raise InputError(f"--backend: {key} cannot be {value!r}")
         values[key] = value
-    return BackendModel(**values)  # type: ignore[arg-type]  # each was checked above
+    return values
 
 
 # --- policies --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from llmux.cli.traffic import Traffic
     from llmux.report import Study
     from llmux.report.study import Outcome
 
@@ -111,6 +112,7 @@ def simulate(
 ) -> None:
     """Compare policies on your traffic: the same decisions as live, in virtual time."""
     from concurrent.futures import BrokenExecutor
+    from dataclasses import asdict
 
     from llmux.cli import traffic
     from llmux.cli.inputs import InputError
@@ -120,11 +122,13 @@ def simulate(
     try:
         _check_numbers(rate=rate, seconds=seconds, limit=limit, cost=cost, noise=noise)
         _check_plot(plot)
+        if models is not None and (from_log or config is not None):
+            raise InputError("--models goes neither with --from-log nor with --config: the models are known")
+        if models is not None and trace is None and generate is None:
+            generate = Generator.POISSON
         sources = [trace is not None, bool(from_log), generate is not None]
         if sum(sources) != 1:
-            raise InputError("give one of TRACE.csv, --from-log and --generate")
-        if models is not None and (generate is None or config is not None):
-            raise InputError("--models goes with --generate, and not with --config: else the models are known")
+            raise InputError("give one of TRACE.csv, --from-log and --generate, or --models for Poisson traffic")
         if from_log and config is not None:
             raise InputError("--from-log has the configuration of its day in it: leave --config out")
         if from_log:
@@ -162,9 +166,10 @@ def simulate(
     rows = table.rows(study, outcome, limit)
     if as_json:
         described = table.as_data(study, rows, said, limit=limit, baseline=baseline)
+        described |= {"notes": list(requests.notes), "fits": {name: asdict(one) for name, one in requests.fits.items()}}
         typer.echo(json.dumps(described, indent=2, ensure_ascii=False))
     else:
-        _print(study, outcome, rows, said.text, requests.described, limit, baseline)
+        _print(study, outcome, rows, said.text, requests, limit, baseline)
     if plot is not None:
         from llmux.report.plot import draw
 
@@ -238,7 +243,7 @@ def _print(
     outcome: Outcome,
     rows: Sequence[Any],
     text: Sequence[str],
-    described: str,
+    traffic: Traffic,
     limit: float,
     baseline: int | None,
 ) -> None:
@@ -248,11 +253,11 @@ def _print(
     from llmux.report import table
 
     console = Console(highlight=False)
-    made = table.as_table(study, rows, limit=limit, baseline=baseline, title=described)
+    made = table.as_table(study, rows, limit=limit, baseline=baseline, title=traffic.described)
     # On a narrow terminal, lines that wrap can still be read; numbers that are left out cannot.
     console.width = max(console.width, console.measure(made, options=console.options.update(width=10_000)).maximum)
     console.print(made)
-    for note in table.notes(study, outcome, rows, limit=limit, baseline=baseline):
+    for note in [*table.notes(study, outcome, rows, limit=limit, baseline=baseline), *traffic.notes]:
         console.print(Text(note, style="dim"), soft_wrap=True)
     console.print()
     for line in text:

@@ -6,8 +6,8 @@ Whatever cannot be used raises `llmux.cli.inputs.InputError`, or an error of the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from llmux.cli import inputs
 from llmux.cli.inputs import InputError
 from llmux.config.policy import DEFAULT_POLICY
 from llmux.core import CoreSettings, ModelSpec
-from llmux.eventlog import UnreadableError, observed
+from llmux.eventlog import Observed, UnreadableError, observed
+from llmux.eventlog.fitting import Fit
 from llmux.policy.registry import BUILT_IN
 from llmux.report import Candidate, Scenario
 from llmux.sim import Arrival, BackendModel, HookTimes
@@ -33,9 +34,11 @@ class Traffic:
     settings: CoreSettings
     arrivals: Callable[[int], list[Arrival]]  # by seed
     hooks: HookTimes
-    backends: BackendModel
+    backends: BackendModel | Mapping[str, BackendModel]
     own: tuple[str, dict[str, Any]] | None  # the policy in use, and its options
     described: str
+    notes: tuple[str, ...] = ()  # what was found out, and how well
+    fits: Mapping[str, Fit] = field(default_factory=dict)
 
 
 def requests(
@@ -50,7 +53,7 @@ def requests(
     backend: str | None,
 ) -> Traffic:
     """Traffic from a file or a generator, for the models of a configuration, of the trace, or made-up ones."""
-    own, aliases = None, None
+    own, aliases, learned = None, None, None
     settings: CoreSettings | None = None
     if config_file is not None:
         from llmux.config import Config
@@ -60,17 +63,29 @@ def requests(
         # Simulated backends do not die, and looking after them would only take time.
         settings = msgspec.structs.replace(core_settings(config), alive_interval=0.0)
         own, aliases = (config.policy.name, config.policy.arguments()), config.names()
+        learned = inputs.measured(config.state_path, [spec.name for spec in settings.models])
     fixed = inputs.read_trace(trace, aliases) if trace is not None else None
     if settings is None:
         if fixed is not None:
             names = list(dict.fromkeys(arrival.model for arrival in fixed))
+            if models is not None and models != len(names):
+                raise InputError(f"--models {models}: {trace} has {len(names)}: {', '.join(names)}")
         else:
             names = [f"m{number}" for number in range(1, (models or _DEFAULT_MODELS) + 1)]
         settings = CoreSettings(models=tuple(ModelSpec(name) for name in names), alive_interval=0.0)
     names = [spec.name for spec in settings.models]
     cost, file, noise = costs
-    if cost is None and file is None:
-        cost = _DEFAULT_COST
+    measured = cost is None and file is None and learned is not None
+    stated = [f"switches of {cost:g} s"] if cost is not None else []
+    stated += [f"switch costs of {file.name}"] if file is not None else []
+    if learned is not None and measured:
+        stated = ["switch costs as measured by llmux"]
+        hooks = replace(learned, noise=noise)
+    else:
+        if cost is None and file is None:
+            cost = _DEFAULT_COST
+            stated = [f"switches of {cost:g} s"]
+        hooks = inputs.hook_times(names, cost, file, noise)
     skew = 1.0 if generate == "zipf" else 0.0
 
     def arrivals(seed: int) -> list[Arrival]:
@@ -81,11 +96,10 @@ def requests(
     return Traffic(
         settings,
         arrivals,
-        inputs.hook_times(names, cost, file, noise),
+        hooks,
         inputs.backend_model(backend) if backend is not None else BackendModel(),
         own,
-        f"{trace.name if trace is not None else f'{generate} traffic'}, "
-        f"{f'switches of {cost:g} s' if file is None else f'switch costs of {file.name}'}",
+        f"{trace.name if trace is not None else f'{generate} traffic'}, {' and '.join(stated)}",
     )
 
 
@@ -94,8 +108,6 @@ def logged(
 ) -> Traffic:
     """A day from an event log: its requests, its configuration, and what hooks took then unless it is stated."""
 
-    if backend is not None:
-        raise InputError("--backend: with --from-log, requests take what they took")
     try:
         seen = observed(*files)
     except UnreadableError as error:
@@ -107,16 +119,51 @@ def logged(
     if cost is not None or costs is not None:
         hooks = inputs.hook_times(names, cost, costs, 0.0)
     hooks = replace(hooks, noise=noise if noise is not None else hooks.noise)
+    backends = seen.backends
+    if backend is not None:
+        backends = {name: inputs.backend_instead(backend, one) for name, one in backends.items()}
     # A class that somebody else's file names is not imported unless the user names it, too.
     own = None if ":" in seen.policy.name else (seen.policy.name, dict(seen.policy.options))
     return Traffic(
         msgspec.structs.replace(seen.settings, alive_interval=0.0),
         lambda seed: seen.arrivals,
         hooks,
-        seen.backend,
+        backends,
         own,
         f"{files[0].name}{f' and {len(files) - 1} more' if len(files) > 1 else ''}, "
         f"switch costs as {'measured' if cost is None and costs is None else 'stated'}",
+        _fitted(seen),
+        seen.fits,
+    )
+
+
+def _fitted(seen: Observed) -> tuple[str, ...]:
+    """What was found out about the backends of a log, a line for all that are alike."""
+    busy = {arrival.model for arrival in seen.arrivals}
+    alike: dict[tuple[float, float | None, int | None] | None, list[str]] = {}
+    for name in (spec.name for spec in seen.settings.models if spec.name in busy):
+        fit = seen.fits.get(name)
+        alike.setdefault(None if fit is None else (fit.slope, fit.error, fit.batch), []).append(name)
+    lines = []
+    for found, names in alike.items():
+        fits = [seen.fits[name] for name in names if found is not None]
+        lines.append(f"{', '.join(names)}: {_fit_in_words(fits)}")
+    return tuple(lines)
+
+
+def _fit_in_words(fits: Sequence[Fit]) -> str:
+    """Of models that are alike."""
+    if not fits:
+        return "requests take as long as they did, as the log does not tell how much slower a larger batch makes them."
+    one = fits[0]
+    limit = "no limit of the batch seen" if one.batch is None else f"{one.batch} run together at most"
+    if one.error is None:
+        return f"{limit}; requests take as long as they did, as the log does not tell how the batch slows them down."
+    low, high = (max(0.0, one.slope + sign * 1.96 * one.error) for sign in (-1, 1))
+    requests, most = sum(fit.requests for fit in fits), max(fit.most for fit in fits)
+    return (
+        f"fitted to {requests:,} requests of the log, up to {most} at a time: each that runs beside another takes it "
+        f"{one.slope:.1%} of its time alone (95% interval: {low:.1%} to {high:.1%}); {limit}."
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmux.core.commands import Commands
+from llmux.core.counsel import Counsel
 from llmux.core.health import Health
 from llmux.core.idle import IdleModels
 from llmux.core.ledger import Ledger, Model, Purpose, Request, Run
@@ -56,8 +57,7 @@ from llmux.messages import (
 from llmux.messages import (
     Switching as SwitchingState,
 )
-from llmux.policy.base import Blocked, Plan, Stay, SwitchPolicy, SwitchTo
-from llmux.policy.fifo import FifoPolicy
+from llmux.policy.base import SwitchPolicy
 from llmux.policy.registry import load_policy
 
 
@@ -78,7 +78,6 @@ class Core:
         costs: SwitchCostTracker | None = None,
         make_policy: Callable[[str, Mapping[str, Any]], SwitchPolicy] = load_policy,
     ) -> None:
-        self.policy = policy
         self._make_policy = make_policy
         self.costs = costs if costs is not None else SwitchCostTracker()
         self.ledger = Ledger(settings, self.costs)
@@ -92,8 +91,7 @@ class Core:
         self._yielding = Yielding(self.ledger, self._switching, self._health)
         self._stopping = Stopping(self.ledger, self._switching, self._health)
         self._reconfigure = Reconfigure(self.ledger, self.planner, self._switching, self._health)
-        self._fallback = FifoPolicy()
-        self._fault = ""
+        self._counsel = Counsel(self.ledger, self.planner, policy)
         self._undecided = True  # whether the event at hand may call for a switch
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Left: self._left,
@@ -114,6 +112,16 @@ class Core:
             Stop: self._stopping.stop,
             ConfigChanged: self._config_changed,
         }
+
+    @property
+    def policy(self) -> SwitchPolicy:
+        """The policy that is asked now."""
+        return self._counsel.policy
+
+    @property
+    def starved(self) -> bool:
+        """Whether it was told that the policy keeps somebody waiting for far too long."""
+        return self._counsel.starved
 
     @property
     def settings(self) -> CoreSettings:
@@ -366,7 +374,9 @@ class Core:
             self._stopping.grace_over(now)
         elif kind == "exit":
             self._stopping.exit_over(now)
-        elif kind not in ("recheck", "leave", "yield"):  # these only have decisions made, as they are after every event
+        elif kind == "recheck":
+            self._counsel.woken(now)
+        elif kind not in ("leave", "yield"):  # these, too, only have decisions made, as they are after every event
             model = self.ledger.models[name]
             match kind:
                 case "drain":
@@ -393,10 +403,9 @@ class Core:
             return
         if event.policy is not None:
             try:
-                self.policy = self._make_policy(event.policy.name, event.policy.options)
+                self._counsel.replaced(self._make_policy(event.policy.name, event.policy.options))
             except Exception as error:  # whoever sends the event has tried it, but it is a third party's code
                 self.ledger.out.append(PolicyFault(event.policy.name, f"{type(error).__name__}: {error}"))
-            self._fault = ""
         self._preload.reconfigured(self.settings, event.settings)
         self._reconfigure.apply(event.settings, now)
         self._outlook.reconfigured(self.policy)
@@ -420,49 +429,19 @@ class Core:
             self._yielding.carry_on(now)
         if self._preload.left:
             self._preload.carry_on(now)
-        if self.planner.waiting() and any(m.state is ModelState.LOST for m in self.ledger.holding.values()):
+        waiting = self.planner.waiting()
+        if waiting and any(m.state is ModelState.LOST for m in self.ledger.holding.values()):
             self._refuse_obstructed(now)  # those, too, whose own switch has only now come to its end
+            waiting = self.planner.waiting()
         for _ in range(len(self.ledger.models) + 1):  # every switch takes one model out of `waiting()`
-            if not self.planner.waiting() or self.planner.occupied():  # the cheap one first: at every end of a request
+            if not waiting or self.planner.occupied():  # the cheap one first: at every end of a request
                 return
-            decision = self._ask_policy(now)
-            if isinstance(decision, Stay):
-                if decision.recheck_at is not None:
-                    self.ledger.set_timer("recheck", max(now, decision.recheck_at))
+            plan = self._counsel.ask(now)
+            if plan is None:
                 return
-            self.planner.worth.charge([self.ledger.models[name] for name in decision.victims], now)
-            self._switching.begin(decision, now)
-
-    def _ask_policy(self, now: float) -> Stay | Plan:
-        """What the policy says, as a plan that can begin now; FIFO's word where the policy fails."""
-        try:
-            decision = self.policy.decide(self.planner, now)
-            plan = self._checked(decision)
-        except Exception as error:  # a third party's code: whatever it raises must not stop the scheduler
-            fault = f"{type(error).__name__}: {error}"
-            if fault != self._fault:
-                self._fault = fault
-                self.ledger.out.append(PolicyFault(self.policy.name, fault))
-            plan = self._checked(self._fallback.decide(self.planner, now))
-        return plan
-
-    def _checked(self, decision: object) -> Stay | Plan:
-        if isinstance(decision, Stay):
-            return decision
-        if not isinstance(decision, SwitchTo):
-            raise TypeError(f"a policy returns Stay or SwitchTo, not {decision!r}")
-        if decision.model not in self.ledger.models:
-            raise ValueError(f"there is no model {decision.model!r}")
-        if decision.model not in self.ledger.waiting_models:
-            raise ValueError(f"nobody waits for {decision.model}")
-        if decision.plan is not None:
-            if decision.plan.model != decision.model or not self.planner.sound(decision.plan):
-                raise ValueError(f"the plan for {decision.model} cannot begin now: {decision.plan}")
-            return decision.plan
-        plan = self.planner.plan(decision.model)
-        if isinstance(plan, Blocked):
-            raise ValueError(f"a switch to {decision.model} cannot begin now")
-        return plan
+            self.planner.worth.charge([self.ledger.models[name] for name in plan.victims], now)
+            self._switching.begin(plan, now)
+            waiting = self.planner.waiting()
 
 
 __all__ = ["Core"]

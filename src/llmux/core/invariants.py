@@ -108,6 +108,8 @@ def _stuck(core: Core) -> list[str]:
     # A full model takes the next one as soon as one of those that it serves has ended; those of a closed one, and of
     # one that has no room because of pinned ones, wait because an operator wants them to.
     waits = ledger.waiting_models.values()
+    if core.starved:  # it was told, and the policy wants it so
+        return []
     if ledger.runs or ledger.switches or all(m.full or m.closed or core.planner.pinned_against(m) for m in waits):
         return []
     if not core.probing and not any(key == "recheck" or key.startswith(("sleep:", "verify:")) for key in ledger.timers):

@@ -204,6 +204,10 @@ class Model:
         most = self.spec.max_in_flight
         return most is not None and len(self.granted) >= most
 
+    @property
+    def claims(self) -> Placement:
+        return self.placement if self.placement is not None else {}
+
     def accumulated_wait(self, now: float) -> float:
         return len(self.waiters) * now - self.arrived_sum
 

@@ -13,7 +13,7 @@ from llmux.core.ledger import Ledger, Model, Switch
 from llmux.core.settings import Placement
 from llmux.core.worth import Worth, can_share
 from llmux.messages import ModelState
-from llmux.policy.base import Blocked, Plan, Stakes
+from llmux.policy.base import Blocked, DeviceView, Plan, Stakes
 
 _ASLEEP, _UNCONFIRMED = ModelState.ASLEEP, ModelState.UNCONFIRMED
 
@@ -100,6 +100,24 @@ class Planner:
 
     def drain_time(self, name: str) -> float | None:
         return self._ledger.costs.drain(name)
+
+    def expected_sleep(self, name: str) -> float:
+        return self._ledger.costs.expected_sleep(name)
+
+    def expected_wake(self, name: str) -> float:
+        return self._ledger.costs.expected_wake(name)
+
+    def devices(self) -> Sequence[DeviceView]:
+        capacity = self._ledger.settings.devices
+        free = free_after(capacity, self.claims())
+        awake = sorted(
+            [(m.awake_since, m.name, m.claims) for m in self._ledger.holding.values() if m.awake_since is not None],
+            key=lambda one: one[0],
+        )
+        return [
+            DeviceView(name, amount, free[name], tuple([(model, at) for at, model, claims in awake if name in claims]))
+            for name, amount in capacity.items()
+        ]
 
     def plan(self, name: str, *, avoid: Collection[str] = (), by_operator: bool = False) -> Plan | Blocked:
         """How to make room for model `name` now. An operator's command may also take models that have not been awake

@@ -29,6 +29,7 @@ from llmux.messages import (
     ModelIdle,
     ModelLeftAwake,
     ModelRemoved,
+    ModelStarved,
     OperatorCheck,
     OperatorDrain,
     OperatorFree,
@@ -270,6 +271,8 @@ def _words(effect: Effect) -> str:
             return f"{', '.join(names)} are put to sleep before llmux ends, within {within:g} s"
         case PolicyFault():
             return f"policy {effect.policy} failed: {effect.detail}"
+        case ModelStarved():
+            return f"policy {effect.policy} keeps {effect.model} waiting, for {effect.waited:.3f} s now"
         case Grant() | SetTimer() | CancelTimer() | CloseBackend() | ModelLeftAwake():
             return ""
 

@@ -10,9 +10,10 @@ from statistics import fmean, median
 import msgspec
 
 from llmux.core.settings import ConfigChanged, CoreSettings
+from llmux.eventlog.fitting import Fit, Stay, alone, fit, pooled
 from llmux.eventlog.format import Gap, Header, PolicyNote, Recorded
 from llmux.eventlog.reading import Cut, Entry
-from llmux.messages import Arrived, Finished, Grant, Hook, HookEnded, Left, Outcome, Reject, RunHook
+from llmux.messages import AbortRequests, Arrived, Finished, Grant, Hook, HookEnded, Left, Outcome, Reject, RunHook
 from llmux.sim.backend import BackendModel
 from llmux.sim.hooks import HookTimes
 from llmux.sim.trace import Arrival
@@ -28,11 +29,12 @@ _TOKENS_PER_SECOND = 1000
 class Observed:
     """A day as it was, ready to be simulated.
 
-    The core does not know how many tokens a request has. It knows how long it took from grant to end, so each of
-    `arrivals` has no prompt and one output token per millisecond of that, and `backend` makes a thousand tokens per
-    second of each of any number of requests: so every request takes as long as it did. How much longer it would take in
-    a larger batch is not in the log. Requests without an end (refused, given up, still running) are given the median of
-    their model, else of all.
+    The core does not know how many tokens a request has. It knows how long it took from grant to end, and how many
+    others there were, which says how long it would have taken alone: each of `arrivals` has no prompt and one output
+    token per millisecond of that, and `backends` make a thousand tokens per second of each that runs alone, and less of
+    several, as `llmux.eventlog.fitting` has found. Where that finds nothing, a backend serves any number as fast as
+    one: so every request takes as long as it did. Requests without an end (refused, given up, still running) are given
+    the median of their model, else of all.
 
     Attributes:
         settings, policy: of the last run, at its end.
@@ -40,6 +42,7 @@ class Observed:
         service: seconds from grant to end for each of `arrivals`; None where there is no such thing.
         hooks: means per model over the runs that succeeded, the mean of the other models where there is none, and
             their scatter as noise.
+        backends, fits: per model; no fit where the log says too little for one.
         missing: how many events are not in the log because llmux had no room for them, or was killed.
     """
 
@@ -48,7 +51,8 @@ class Observed:
     arrivals: list[Arrival]
     service: list[float | None]
     hooks: HookTimes
-    backend: BackendModel
+    backends: dict[str, BackendModel]
+    fits: dict[str, Fit]
     missing: int
 
 
@@ -69,8 +73,11 @@ def observe(entries: Iterable[Entry]) -> Observed:
 class _Request:
     model: str
     came: float  # seconds since 1970
-    granted: float | None = None
+    granted: float | None = None  # seconds since 1970
     service: float | None = None
+    alone: float | None = None  # what of `service` it would have taken alone
+    whole: bool = False  # it was served to its end
+    last_seen: float = 0.0  # at its backend, where its end is not known; seconds since 1970
 
 
 @dataclass(slots=True)
@@ -79,18 +86,21 @@ class _Watch:
     missing: int = 0
     requests: list[_Request] = field(default_factory=list)
     open: dict[int, _Request] = field(default_factory=dict)
+    aborted: set[int] = field(default_factory=set)
     runs: dict[int, RunHook] = field(default_factory=dict)
     took: dict[tuple[Hook, str], list[float]] = field(default_factory=dict)
+    last: float = 0.0  # when something last happened; seconds since 1970
     slept: dict[str, float] = field(default_factory=dict)  # when a model's sleep hook has last succeeded
 
     def take(self, entry: Entry) -> None:
         match entry.record:
             case Header() as header:
                 if self.header is None or self.header.run != header.run:
-                    self.open.clear()
+                    self._cut()
                     self.runs.clear()
                 self.header = header
             case Recorded() as record if self.header is not None:
+                self.last = self.header.epoch + record.at
                 self._event(record, self.header.epoch)
             case Gap(gap=events):
                 self.missing += events
@@ -106,7 +116,9 @@ class _Watch:
             case Finished(request_id=number) | Left(request_id=number):
                 ended = self.open.pop(number, None)
                 if ended is not None and ended.granted is not None:
-                    ended.service = record.at - ended.granted
+                    ended.service = self.last - ended.granted
+                    ended.whole = isinstance(record.event, Finished) and number not in self.aborted
+                self.aborted.discard(number)
             case ConfigChanged(settings=settings, policy=policy) if self.header is not None:
                 self.header = msgspec.structs.replace(
                     self.header, settings=settings, policy=self.header.policy if policy is None else policy
@@ -118,7 +130,9 @@ class _Watch:
         for effect in record.decoded():
             match effect:
                 case Grant(request_id=number) if number in self.open:
-                    self.open[number].granted = record.at
+                    self.open[number].granted = self.last
+                case AbortRequests(request_ids=numbers):
+                    self.aborted.update(numbers)
                 case Reject(request_id=number):
                     self.open.pop(number, None)
                 case RunHook(run_id=number):
@@ -141,15 +155,24 @@ class _Watch:
             case _:
                 pass
 
+    def _cut(self) -> None:
+        """A run is over: what is still open has no end."""
+        for request in self.open.values():
+            request.last_seen = self.last
+        self.open.clear()
+        self.aborted.clear()
+
     def result(self) -> Observed:
         if self.header is None:
             raise ValueError("there is no event log")
+        self._cut()
+        fits = self._fits()
         self.requests.sort(key=lambda request: request.came)
         typical = self._typical()
         first = self.requests[0].came if self.requests else 0.0
         arrivals = []
         for request in self.requests:
-            seconds = typical.get(request.model, typical[None]) if request.service is None else request.service
+            seconds = typical.get(request.model, typical[None]) if request.alone is None else request.alone
             arrivals.append(Arrival(request.came - first, request.model, 0, round(seconds * _TOKENS_PER_SECOND)))
         return Observed(
             settings=self.header.settings,
@@ -157,17 +180,40 @@ class _Watch:
             arrivals=arrivals,
             service=[request.service for request in self.requests],
             hooks=self._hook_times(self.header.settings),
-            backend=BackendModel(rate=_TOKENS_PER_SECOND, batch=max(1, len(arrivals)), overhead=0.0),
+            backends={
+                spec.name: _backend(fits.get(spec.name), max(1, len(arrivals))) for spec in self.header.settings.models
+            },
+            fits=fits,
             missing=self.missing,
         )
 
+    def _fits(self) -> dict[str, Fit]:
+        """A fit per model, if there is one; gives every request that was served the time that it takes alone."""
+        stays: dict[str, list[tuple[_Request, Stay]]] = {}
+        for request in self.requests:
+            if request.granted is not None:
+                request.alone = request.service
+                end = request.last_seen if request.service is None else request.granted + request.service
+                stay = Stay(request.granted, end, request.whole)
+                stays.setdefault(request.model, []).append((request, stay))
+        for mine in stays.values():
+            mine.sort(key=lambda one: one[1].begin)  # stable: of those granted together, the first that came is first
+        found = {model: fit([stay for _, stay in mine]) for model, mine in stays.items()}
+        fits = pooled({model: one for model, one in found.items() if one is not None})
+        for model, fitted in fits.items():
+            works = alone([stay for _, stay in stays[model]], fitted)
+            for (request, _), seconds in zip(stays[model], works, strict=True):
+                if request.service is not None:
+                    request.alone = seconds
+        return fits
+
     def _typical(self) -> dict[str | None, float]:
-        """The median service time by model; under None that of all."""
+        """The median time alone by model; under None that of all."""
         by_model: dict[str | None, list[float]] = {None: []}
         for request in self.requests:
-            if request.service is not None:
-                by_model[None].append(request.service)
-                by_model.setdefault(request.model, []).append(request.service)
+            if request.alone is not None:
+                by_model[None].append(request.alone)
+                by_model.setdefault(request.model, []).append(request.alone)
         return {model: median(seconds) if seconds else 0.0 for model, seconds in by_model.items()}
 
     def _hook_times(self, settings: CoreSettings) -> HookTimes:
@@ -180,6 +226,15 @@ class _Watch:
 
     def _of(self, hook: Hook) -> dict[str, list[float]]:
         return {model: seconds for (kind, model), seconds in self.took.items() if kind is hook and seconds}
+
+
+def _backend(fitted: Fit | None, any_number: int) -> BackendModel:
+    rate = float(_TOKENS_PER_SECOND)
+    if fitted is None:
+        return BackendModel(rate=rate, batch=any_number, overhead=0.0)
+    batch = any_number if fitted.batch is None else fitted.batch
+    batched = rate / fitted.slowdown(batch) if fitted.slope > 0 and batch > 1 else None
+    return BackendModel(rate=rate, batched_rate=batched, batch=batch, overhead=0.0)
 
 
 def _means(names: Sequence[str], took: Mapping[str, Sequence[float]], prior: float) -> dict[str, float]:

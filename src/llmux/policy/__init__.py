@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from llmux.policy.base import Blocked, Decision, Foreseeing, ModelView, Plan, Stakes, Stay, SwitchPolicy, SwitchTo, View
+from llmux.policy.base import (
+    Blocked,
+    Decision,
+    DeviceView,
+    Foreseeing,
+    ModelView,
+    Plan,
+    Stakes,
+    Stay,
+    SwitchPolicy,
+    SwitchTo,
+    View,
+)
 from llmux.policy.bounded import BoundedPolicy, Candidate
 from llmux.policy.break_even import BreakEvenPolicy
 from llmux.policy.drain_first import DrainFirstPolicy
@@ -17,6 +29,7 @@ __all__ = [
     "BreakEvenPolicy",
     "Candidate",
     "Decision",
+    "DeviceView",
     "DrainFirstPolicy",
     "FifoPolicy",
     "Foreseeing",

@@ -7,8 +7,8 @@ that is simulated is the object that runs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -44,8 +44,8 @@ class Stakes(msgspec.Struct, frozen=True):
 
 
 class Stay(msgspec.Struct, frozen=True):
-    """Begin nothing. The policy is asked again at `recheck_at` (seconds on the view's clock, None: no need), and when
-    something happens in any case (`SwitchPolicy.decide`)."""
+    """Begin nothing. The policy is asked again at `recheck_at`, and when something happens in any case
+    (`SwitchPolicy.decide`). It is a time on the view's clock, in seconds, later than now; None or infinity: no need."""
 
     recheck_at: float | None = None
 
@@ -60,8 +60,28 @@ class SwitchTo(msgspec.Struct, frozen=True):
 Decision = Stay | SwitchTo
 
 
+class DeviceView(NamedTuple):
+    """One device, as a policy sees it.
+
+    Attributes:
+        name: as in the configuration.
+        capacity: what it has, in bytes; 1 for the only device of a configuration without any.
+        free: what nobody claims and no switch under way has been promised, in the same unit.
+        awake: the models that are awake (or draining) there, each with the time since when; the longest first.
+    """
+
+    name: str
+    capacity: int
+    free: int
+    awake: tuple[tuple[str, float], ...]
+
+
 class ModelView(Protocol):
-    """One model, as a policy sees it. Times are seconds on the clock that `decide` is given."""
+    """One model, as a policy sees it. Times are seconds on the clock that `decide` is given.
+
+    What a policy is given is the core's own, so that asking costs nothing: look at what is named here, at nothing
+    else, and change nothing. Whoever changes it breaks the core.
+    """
 
     @property
     def name(self) -> str: ...
@@ -108,6 +128,16 @@ class ModelView(Protocol):
         them let others go first, else 0."""
         ...
 
+    @property
+    def pinned(self) -> bool:
+        """Whether it stays awake once it is: it is nobody's victim."""
+        ...
+
+    @property
+    def claims(self) -> Mapping[str, int]:
+        """What it holds, or may hold, of each device, in bytes; empty while it is asleep."""
+        ...
+
     def accumulated_wait(self, now: float) -> float:
         """Seconds that those who wait for it have waited, summed over all of them."""
         ...
@@ -145,6 +175,21 @@ class View(Protocol):
         """The best guess at the cost of that switch, sleep plus wake, in seconds."""
         ...
 
+    def expected_sleep(self, name: str) -> float:
+        """The best guess at what putting that model to sleep takes, in seconds, without its drain; 0 before anything
+        was measured. That the memory is free may have to be verified, which is part of it."""
+        ...
+
+    def expected_wake(self, name: str) -> float:
+        """The best guess at what waking that model takes, in seconds, its canary included; 10 before anything was
+        measured."""
+        ...
+
+    def devices(self) -> Sequence[DeviceView]:
+        """All devices, in the order of the configuration. O(devices and models that hold memory), worked out anew each
+        time."""
+        ...
+
     def drain_time(self, name: str) -> float | None:
         """How long draining that model takes, in seconds, a moving average; None until seen."""
         ...
@@ -175,7 +220,8 @@ class SwitchPolicy(Protocol):
     def decide(self, view: View, now: float) -> Decision:
         """Stay, or begin one switch. Asked while somebody waits and not all devices are in the middle of a switch,
         after every event but the grant of a request whose model is awake anyway; and again after each switch that it
-        begins, until it stays. `now` is in seconds and never goes back."""
+        begins, until it stays. `now` is in seconds and never goes back. If it raises, or says what cannot be done, that
+        is reported, and fifo decides this time."""
         ...
 
 

@@ -96,11 +96,13 @@ class BoundedPolicy:
         raise NotImplementedError
 
     def decide(self, view: View, now: float) -> Decision:
-        waiting = sorted(view.waiting(), key=waiting_since)
+        # Worked out once for each, as this is asked after every event. The place decides among equals.
+        ranked = sorted([(waiting_since(model), place, model) for place, model in enumerate(view.waiting())])
+        waiting = [model for _, _, model in ranked]
         limit = self._limit(view, waiting, now)
         situation = _situation(view, waiting) if self.steady else None
         if situation is not None and situation == self._situation and now < self._again:
-            due_at = waiting_since(waiting[0]) + limit
+            due_at = ranked[0][0] + limit
             if now < due_at:
                 return Stay(min(self._again, due_at))
         self._situation = None
@@ -108,10 +110,10 @@ class BoundedPolicy:
         recheck = _NEVER
         kept: set[str] = set()
         candidates: list[Candidate] = []
-        for model in waiting:
+        for since, _, model in ranked:
             name = model.name
             plan = view.plan(name, avoid=kept)
-            due_at = waiting_since(model) + limit
+            due_at = since + limit
             if isinstance(plan, Blocked):
                 if due_at <= now:
                     kept.update(plan.devices)  # nobody younger may take what it is waiting for
@@ -135,6 +137,8 @@ class BoundedPolicy:
             choice = self.choose(view, candidates, now)
             if isinstance(choice, Candidate):
                 return SwitchTo(choice.model.name, choice.plan)
+            if not choice > now:
+                raise ValueError(f"{self.name} must choose a candidate, or a time that is yet to come")
             if len(candidates) == len(waiting):
                 self._situation, self._again = situation, choice
             recheck = min(recheck, choice)
@@ -190,5 +194,5 @@ def tour(view: View, waiting: Sequence[ModelView], awake: Sequence[ModelView] | 
     if awake is None:
         awake = [model for model in view.models() if model.awake_since is not None]
     start = awake[0].name if awake else None
-    away = sum(view.expected_cost(start, model.name) + drain_time(view, model) for model in waiting)
-    return away + sum(view.expected_cost(waiting[0].name, model.name) + drain_time(view, model) for model in awake)
+    away = sum([view.expected_cost(start, model.name) + drain_time(view, model) for model in waiting])
+    return away + sum([view.expected_cost(waiting[0].name, model.name) + drain_time(view, model) for model in awake])

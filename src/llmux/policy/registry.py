@@ -26,6 +26,9 @@ BUILT_IN: Mapping[str, Callable[..., SwitchPolicy]] = {
 }
 GROUP = "llmux.policies"
 
+#: What a third party's module can raise when it is imported or its class is called. A script may exit at its end.
+_ANYTHING = (Exception, SystemExit)
+
 
 def load_policy(name: str, options: Mapping[str, Any] | None = None) -> SwitchPolicy:
     """Make the policy that `name` means, with `options` as its keyword arguments.
@@ -37,11 +40,17 @@ def load_policy(name: str, options: Mapping[str, Any] | None = None) -> SwitchPo
     factory = _factory(name)
     try:
         policy = factory(**(options or {}))
-    except Exception as error:
+    except _ANYTHING as error:
         raise ValueError(f"policy {name!r} could not be made: {error}") from error
     if not isinstance(policy, SwitchPolicy):
         raise ValueError(f"policy {name!r} is no policy: it needs an attribute `name` and a method `decide(view, now)`")
     return policy
+
+
+def _told(error: BaseException) -> str:
+    """What is wrong, with the name of the error where its text alone does not say what happened."""
+    plain = isinstance(error, ImportError | AttributeError)
+    return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
 def _factory(name: str) -> Callable[..., Any]:
@@ -52,13 +61,15 @@ def _factory(name: str) -> Callable[..., Any]:
         module, _, attribute = name.partition(":")
         try:
             return getattr(import_module(module), attribute)  # type: ignore[no-any-return]  # a third party's class
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"policy {name!r} cannot be imported: {error}") from error
+        except _ANYTHING as error:
+            raise ValueError(f"policy {name!r} cannot be imported: {_told(error)}") from error
     for entry in entry_points(group=GROUP, name=name):
         try:
             return entry.load()  # type: ignore[no-any-return]  # a third party's class
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"policy {name!r} (entry point {entry.value}) cannot be imported: {error}") from error
+        except _ANYTHING as error:
+            raise ValueError(
+                f"policy {name!r} (entry point {entry.value}) cannot be imported: {_told(error)}"
+            ) from error
     raise ValueError(
         f"no policy {name!r}: built in are {', '.join(sorted(BUILT_IN))}; others are named by an entry point of the "
         f"group {GROUP} or as package.module:Class"

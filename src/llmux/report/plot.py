@@ -280,7 +280,14 @@ def _draw_waits(axes: Axes, study: Study, outcome: Outcome, limit: float) -> Non
         )
     axes.axvline(limit, color="black", linewidth=0.8, linestyle=(0, (2, 2)))
     axes.annotate(
-        f"limit {limit:g} s", (limit, 1), xytext=(3, -2), textcoords="offset points", fontsize=8, va="top", ha="left"
+        f"limit {limit:g} s",
+        (limit, 1),
+        xycoords=("data", "axes fraction"),  # above the plot, where no curve is
+        xytext=(0, 2),
+        textcoords="offset points",
+        fontsize=8,
+        va="bottom",
+        ha="center",
     )
     axes.set_yscale("log")
     axes.set_xscale("symlog", linthresh=1.0, linscale=0.5)

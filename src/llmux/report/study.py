@@ -50,17 +50,19 @@ class Study:
 
     candidates: Sequence[Candidate]
     scenarios: Sequence[Scenario]
-    backends: BackendModel = field(default_factory=BackendModel)
+    backends: BackendModel | Mapping[str, BackendModel] = field(default_factory=BackendModel)
     spans: bool = False
     bound: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of one candidate on one scenario. `faults` are the policy's own errors; fifo decided instead."""
+    """What came of one candidate on one scenario. `faults` are the policy's own errors, where fifo decided instead;
+    `starved` says if it kept somebody waiting for far too long."""
 
     result: Result
     faults: Sequence[str]
+    starved: Sequence[str]
     spans: Sequence[Span]
 
 
@@ -91,8 +93,10 @@ def run_study(
         ValueError: a candidate's policy cannot be made.
     """
     scenarios = range(len(study.scenarios))
-    jobs: list[_Job] = [(None, scenario) for scenario in scenarios if study.bound]  # the longest first
-    jobs += [(candidate, scenario) for candidate in range(len(study.candidates)) for scenario in scenarios]
+    jobs: list[_Job] = []
+    for scenario in scenarios:  # of each the bound, which takes longest, first; so that progress is even
+        jobs += [(None, scenario)] if study.bound else []
+        jobs += [(candidate, scenario) for candidate in range(len(study.candidates))]
     limit = processes if processes is not None else os.cpu_count() or 1
     size = sum(len(study.scenarios[scenario].arrivals) for _, scenario in jobs)
     workers = min(limit, len(jobs)) if size >= _WORTH_PROCESSES else 1
@@ -153,7 +157,7 @@ def _run(study: Study, job: _Job) -> Run | float | None:
         watch=recorder,
     )
     spans = recorder.spans(result.seconds) if study.spans and scenario_index == 0 else []
-    return Run(result, recorder.faults, spans)
+    return Run(result, recorder.faults, recorder.starved, spans)
 
 
 def _weakest(candidates: Sequence[Candidate]) -> CoreSettings:

@@ -25,6 +25,7 @@ class Row:
     bound: float | None
     ratio: float | None
     faults: Sequence[str]
+    starved: Sequence[str]
 
 
 def rows(study: Study, outcome: Outcome, limit: float) -> list[Row]:
@@ -39,7 +40,8 @@ def rows(study: Study, outcome: Outcome, limit: float) -> list[Row]:
             ratio = whole.waits.mean / bound
         models = {spec.name: figures(results, limit, spec.name) for spec in candidate.settings.models}
         faults = [fault for run in runs for fault in run.faults]
-        made.append(Row(candidate.label, whole, models, bound, ratio, faults))
+        starved = [one for run in runs for one in run.starved]
+        made.append(Row(candidate.label, whole, models, bound, ratio, faults, starved))
     return made
 
 
@@ -52,6 +54,15 @@ def _bound(study: Study, outcome: Outcome) -> float | None:
         total += bound * len(scenario.arrivals)
         requests += len(scenario.arrivals)
     return total / requests if requests else None
+
+
+def is_rough(study: Study) -> bool:
+    """Whether the bound is only about one: it takes hooks for constant, and they are not."""
+    return any(scenario.hooks.noise > 0 for scenario in study.scenarios)
+
+
+def _roughly(study: Study) -> str:
+    return " where hooks always take their mean time; here, where they do not, about that" if is_rough(study) else ""
 
 
 def as_table(study: Study, rows: Sequence[Row], *, limit: float, baseline: int | None, title: str) -> Table:
@@ -100,13 +111,15 @@ def notes(study: Study, outcome: Outcome, rows: Sequence[Row], *, limit: float, 
         lines.append("* in use today, or the default where no configuration says.")
     bound = rows[0].bound
     if bound is not None:
-        lines.append(f"/bound: how many times {bound:.3g} s, a mean wait that no policy can go below.")
+        lines.append(f"/bound: how many times {bound:.3g} s, a mean wait that no policy can go below{_roughly(study)}.")
     elif study.bound:
-        lines.append("There is no lower bound where hook times are noisy or hooks run into their timeouts.")
+        lines.append("There is no lower bound where hooks run into their timeouts.")
     for row in rows:
         if row.faults:
             first = row.faults[0]
             lines.append(f"{row.label} failed, and fifo decided instead, for the first time {first}")
+        if row.starved:
+            lines.append(f"{row.label} kept somebody waiting for no reason that llmux knows of: {row.starved[0]}.")
     return lines
 
 
@@ -128,6 +141,7 @@ def as_data(
                 **asdict(row.all),
                 "ratio_to_bound": row.ratio,
                 "faults": list(row.faults),
+                "starved": list(row.starved),
                 "models": {
                     model: {key: value for key, value in asdict(one).items() if value is not None}
                     for model, one in row.models.items()
@@ -138,6 +152,7 @@ def as_data(
         "seeds": [scenario.seed for scenario in study.scenarios],
         "limit_secs": limit,
         "mean_wait_bound_secs": rows[0].bound,
+        "bound_is_approximate": is_rough(study),
         "policies": policies,
         "recommendation": {
             "best": rows[verdict.best].label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmux.messages import Effect, Event, ModelState, PolicyFault, StateChanged, SwitchStarted
+from llmux.messages import Effect, Event, ModelStarved, ModelState, PolicyFault, StateChanged, SwitchStarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,12 @@ class Span:
 
 
 class Recorder:
-    """Watches one simulation (`llmux.sim.simulate`, argument `watch`): what went wrong with its policy and, if
-    `spans` are wanted, in which states its models were, asleep aside."""
+    """Watches one simulation (`llmux.sim.simulate`, argument `watch`): what went wrong with its policy, whom it
+    let starve and, if `spans` are wanted, in which states its models were, asleep aside."""
 
     def __init__(self, *, spans: bool) -> None:
         self.faults: list[str] = []
+        self.starved: list[str] = []
         self._wanted = spans
         self._spans: list[Span] = []
         self._devices: dict[str, tuple[str, ...]] = {}
@@ -36,6 +37,9 @@ class Recorder:
             if kind is PolicyFault:
                 assert isinstance(effect, PolicyFault)  # noqa: S101  # for the type checker
                 self.faults.append(f"at {now:g} s: {effect.detail}")
+            elif kind is ModelStarved:
+                assert isinstance(effect, ModelStarved)  # noqa: S101  # for the type checker
+                self.starved.append(f"at {now:g} s, for {effect.model}, {effect.waited:g} s")
             elif self._wanted:
                 if isinstance(effect, SwitchStarted):
                     self._devices[effect.to_model] = effect.devices

@@ -56,12 +56,12 @@ def lower_bound(
     ten thousand requests, and grows with their number.
 
     Returns:
-        The bound; None where there is none: hook times are drawn at random (`HookTimes.noise`), hooks run into their
-        timeouts, or nothing arrives.
+        The bound; None where there is none: hooks run into their timeouts, or nothing arrives. Where hook times are
+        drawn at random (`HookTimes.noise`), it is that for their means, and only about a bound.
     """
     specs = {spec.name: spec for spec in settings.models}
     arrivals = [arrival for arrival in arrivals if arrival.model in specs]
-    if not arrivals or hooks.noise:
+    if not arrivals:
         return None
     parts: list[_Part] = []
     for spec in settings.models:

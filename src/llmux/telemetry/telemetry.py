@@ -24,6 +24,7 @@ from llmux.messages import (
     ModelIdle,
     ModelLeftAwake,
     ModelRemoved,
+    ModelStarved,
     ModelState,
     Outcome,
     PinChanged,
@@ -100,6 +101,7 @@ class Telemetry:
             ModelDied: self._model_died,
             ModelRemoved: self._model_removed,
             PolicyFault: self._policy_fault,
+            ModelStarved: self._model_starved,
             Released: self._released,
             Resumed: self._resumed,
             DrainChanged: self._drain_changed,
@@ -362,6 +364,9 @@ class Telemetry:
     def _policy_fault(self, effect: PolicyFault) -> None:
         self._metrics.policy_faults.increase()
         log.error("policy_fault", policy=effect.policy, error=effect.detail)
+
+    def _model_starved(self, effect: ModelStarved) -> None:
+        log.error("model_starved", policy=effect.policy, model=effect.model, waited_secs=round(effect.waited, 3))
 
 
 def _status(status: int) -> str:
