@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .diary import Diary, Run
+from .plan import HARMLESS
 from .shadow import Note
 
 MARGIN = 1.0
@@ -106,7 +107,7 @@ class Judge:
         self.verdict = Verdict()
         self.taken: dict[tuple[str, str], list[tuple[float, str]]] = defaultdict(list)
         for note in notes:
-            if note.what == "trouble" and note.detail in ("fail", "hang"):
+            if note.what == "trouble" and note.detail not in HARMLESS:
                 self.taken[note.model, note.hook].append((note.at - offset, note.detail))
         self.failed = {id(run): cause for run in diary.runs if (cause := self._why_failed(run))}
         self.held: list[Span] = []

@@ -5,12 +5,27 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-#: Trouble that a hook gets into: shell text, run in the hook's place for as long as it does not fall through.
+#: Trouble that a run of a hook gets into: shell text, run before the hook itself.
 HOOK_TROUBLE = {
     "fail": "exit 7",
+    "fail-again": "exit 7",
+    "fail-for-good": "exit 7",
+    "fail-and-be-lost": 'touch "$box/$LLMUX_MODEL.alive.fail"; exit 7',
     "hang": "trap '' TERM; sleep 60",
     "print": "head -c 4000000 /dev/zero | tr '\\0' 'x'",
     "daemon": "sleep 20 &",
+}
+HARMLESS = ("print", "daemon")
+"""Trouble after which a hook goes on and succeeds."""
+
+#: What a hook that is told to has, one run after the other. A sleep is tried three times; then alive is asked.
+HOOK_PLANS = {
+    "fail": ["fail"],
+    "hang": ["hang"],
+    "print": ["print"],
+    "daemon": ["daemon"],
+    "stuck": ["fail", "fail-again", "fail-for-good"],
+    "lost": ["fail", "fail-again", "fail-and-be-lost"],
 }
 #: Trouble of one request to a backend, by name; `llmux.testing.backend.Fault` has the meaning.
 FAULTS: dict[str, dict[str, object]] = {
@@ -76,7 +91,9 @@ def _drawn(chance: random.Random, at: float, models: list[str]) -> Trouble:
         case "fault":
             detail = chance.choice(list(FAULTS))
         case "hook":
-            detail = f"{chance.choice(['wake', 'wake', 'sleep', 'alive'])} {chance.choice(list(HOOK_TROUBLE))}"
+            hook = chance.choice(["wake", "wake", "sleep", "sleep", "alive"])
+            known = [name for name in HOOK_PLANS if hook == "sleep" or name != "lost"]
+            detail = f"{hook} {chance.choice(known)}"
         case "reload":
             detail = chance.choice(RELOADS)
         case "release":

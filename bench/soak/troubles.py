@@ -13,7 +13,7 @@ import httpx
 
 from .box import Box
 from .judge import Deed
-from .plan import FAULTS, Trouble
+from .plan import FAULTS, HOOK_PLANS, Trouble
 
 PATIENCE = 90.0
 """How long an order may take that waits for a drain, a sleep and a wake, all troubled, in seconds."""
@@ -56,7 +56,8 @@ class Chaos:
                 done = await self._fault(trouble, client)
             case "hook":
                 hook, what = trouble.detail.split()
-                (self.box.folder / f"{trouble.models[0]}.{hook}.{what}").touch()
+                for one in HOOK_PLANS[what]:
+                    (self.box.folder / f"{trouble.models[0]}.{hook}.{one}").touch()
                 done = True  # its time begins when a run takes it
             case "reload":
                 said = await self.box.reload(trouble.detail, trouble.models[0])

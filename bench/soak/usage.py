@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 WARM_UP = 30.0
 """Growth is counted from so many seconds after llmux listens: by then everything has been used once."""
 
+SHORTEST = 60.0
+"""A life must have been looked at for so many seconds: what comes and goes in less would make any growth per hour."""
+
 ENDS = 4
 """Start and end of a life are the medians of so many samples, since what is in flight comes and goes."""
 
@@ -32,7 +35,7 @@ class Life:
     def grown(self) -> dict[str, tuple[float, float, float]] | None:
         """For each measure its value at the start and at the end, and its growth per hour; None if the life was too
         short to tell."""
-        if len(self.samples) < 2 * ENDS:
+        if len(self.samples) < 2 * ENDS or self.samples[-1][0] - self.samples[0][0] < SHORTEST:
             return None
         first, last = self.samples[:ENDS], self.samples[-ENDS:]
         hours = (_middle([at for at, _ in last]) - _middle([at for at, _ in first])) / 3600
