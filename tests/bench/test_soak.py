@@ -244,6 +244,7 @@ def test_a_short_soak_loses_nothing_and_explains_everything(tmp_path: Path) -> N
         "-m",
         "bench.soak",
         "--minutes=0.4",
+        "--seed=10",
         "--clients=6",
         "--trouble-every=2",
         f"--json={told}",
