@@ -23,9 +23,9 @@ RIGHT = 0.75
 That none is lost and none is unexplained does not say that much was served: llmux could refuse all, each time for a
 cause. What the troubles may cost is bounded. One comes every 5 seconds, while 16 clients ask 30 to 40 times. Half of
 them strike one request or none. A server killed or a hook that fails costs at most what waits for one model, or is in
-flight there, and what is asked of it in a pause of 2 seconds: up to 16. A kill of llmux costs every client a request or
-two, every few minutes. So a fifth may fail at worst, a twentieth does, and more than a quarter means that something did
-not recover.
+flight there, and what is asked of it in a pause of 2 seconds: up to 16. A kill of llmux, or a release that refuses,
+costs every client a request or two. So a fifth may fail at worst; in runs of three minutes it was 5 to 14 %. More
+than a quarter means that something did not recover.
 """
 
 
