@@ -121,7 +121,7 @@ async def test_24_who_leaves_while_others_are_served_makes_nobody_sleep(tmp_path
 @pytest.mark.fault(53)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 async def test_53_hundreds_of_requests_leave_no_descriptor_and_no_thread_behind(tmp_path: Path) -> None:
-    """Answered, cut off by their clients, and refused ones; `bench/soak.py` does it for hours."""
+    """Answered, cut off by their clients, and refused ones; `python -m bench.soak` does it for hours."""
     async with (
         SimulatedBackend("m", tokens_per_second=1e6).serving() as (_, port),
         llmux_process("-c", await configuration(tmp_path, models={"m": model(port)})) as server,
