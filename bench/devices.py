@@ -88,11 +88,11 @@ The traces: {traces}.
 
 """
 _SAID = """\
-`break-even` is at 0.79 of the LRU swap's mean wait on what it was not tuned on, and at 0.70 on the rest: below the
-0.8 that was aimed at. With the least recently used as its victims it is at 0.91 and 0.77, so that is what the choice
-of victims is worth. By load the picture is uneven: 0.61 and 0.47 at u20, and 0.83 and 0.86 at u02, short of 0.8. At
+`break-even` is at 0.80 of the LRU swap's mean wait on what it was not tuned on, and at 0.71 on the rest: 0.8 was aimed
+at, and is just reached. With the least recently used as its victims it is at 0.91 and 0.77, so that is what the choice
+of victims is worth. By load the picture is uneven: 0.65 and 0.49 at u20, and 0.83 and 0.86 at u02, short of 0.8. At
 u02 most requests meet a model that has been asleep for long, whoever the victims were: even those chosen with all
-arrivals known, the ones whose next request is the longest away, leave it at 0.75 and 0.85. So on the traces that it
+arrivals known, the ones whose next request is the longest away, leave it at 0.76 and 0.85. So on the traces that it
 was tuned on next to nothing is left to gain there by victims, and 0.8 is out of reach by them; on the others it gets
 about two thirds of what such victims would get. That is no proof that nobody could do better: with sizes, several
 devices and wakes that differ, to find the best victims is hard even for one who knows all that comes.
