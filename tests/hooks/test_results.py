@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -198,6 +199,19 @@ async def test_many_quick_hooks_leave_neither_descriptors_nor_zombies(shop: Shop
     assert sorted(os.listdir("/proc/self/fd")) == before
     with contextlib.suppress(ChildProcessError):  # there may be children, of other tests, but none that has exited
         assert os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None  # noqa: ASYNC222 - WNOHANG does not wait
+
+
+@pytest.mark.parametrize("end", ["closed", "forgotten"])
+async def test_a_runner_that_is_done_with_keeps_no_descriptors(end: str) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    runner = HookRunner()
+    assert sorted(os.listdir("/proc/self/fd")) != before, "some are kept for hooks"
+    if end == "closed":
+        await runner.wait_closed()
+    else:
+        del runner
+        gc.collect()
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_it_works_in_a_process_without_standard_streams(tmp_path: Path) -> None:

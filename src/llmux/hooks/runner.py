@@ -260,6 +260,7 @@ class HookRunner:
         for run in self._background:
             run.close()
         self._background.clear()
+        self._reserve.give()
 
     def _backend_file(self, run_id: int, marker: str) -> str:
         """The path of a file for the backend's address; empty if there can be none, which most hooks will not mind."""

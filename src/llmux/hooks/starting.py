@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import weakref
 from typing import Final
 
 RETRY_SECONDS: Final = 0.5
@@ -26,10 +27,11 @@ def scarce(error: Exception) -> bool:
 
 
 class Reserve:
-    """Descriptors that are kept for hooks."""
+    """Descriptors that are kept for hooks; closed with it at the latest."""
 
     def __init__(self) -> None:
         self._kept: list[int] = []
+        weakref.finalize(self, _close, self._kept)
         self.fill()
 
     def fill(self) -> None:
@@ -41,6 +43,10 @@ class Reserve:
     def give(self) -> bool:
         """Close them, for a hook to be started; returns whether there were any."""
         given = bool(self._kept)
-        while self._kept:
-            os.close(self._kept.pop())
+        _close(self._kept)
         return given
+
+
+def _close(kept: list[int]) -> None:
+    while kept:
+        os.close(kept.pop())
