@@ -141,7 +141,7 @@ async def test_none_by_default(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.anyio
 async def test_a_file_that_cannot_be_opened_is_an_error_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OSError, match=r"`access_log` .*/missing/log cannot be written"):
         await traffic(access_log=str(tmp_path / "missing" / "log"))
 
 
