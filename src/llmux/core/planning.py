@@ -274,7 +274,7 @@ class Planner:
         if not lost:
             return False
         free = free_after(self._ledger.settings.devices, lost)
-        return not any(fits(placement, free) for placement in target.spec.placements)
+        return not any(fits(placement, free) for placement in self._alternatives(target))
 
     def pinned_against(self, target: Model) -> tuple[str, ...]:
         """The pinned models because of which there is no room for `target`, wherever it could be placed; none where
