@@ -8,9 +8,11 @@ from msgspec.structs import replace
 from llmux.core import CoreSettings, ModelSpec
 from llmux.messages import (
     AbortRequests,
+    Failure,
     Hook,
     ModelState,
     OperatorCheck,
+    OperatorSleep,
     OperatorSwitch,
     Outcome,
     Refusal,
@@ -195,3 +197,36 @@ def test_an_operator_who_wants_a_look_meanwhile_gets_it_when_the_switch_is_over(
     assert play.running() == ["alive e"]
     play.end(play.run(Hook.ALIVE, "e"))
     assert play.replies[operator].reason is None
+
+
+@pytest.mark.fault(44)
+def test_who_waits_for_a_model_that_cannot_be_woken_where_it_is_for_a_lost_one_is_told_so() -> None:
+    """`small` has died on a device that has become too small for it and `big`, which is lost there. It would fit on the
+    other one, but has to be put to sleep first; so nobody may wait for its wake, nor for others that do fit."""
+    small = ModelSpec("small", ({"gpu0": 6}, {"gpu1": 6}))
+    big = ModelSpec("big", ({"gpu0": 14},))
+    third = ModelSpec("third", ({"gpu0": 4}, {"gpu1": 4}))
+    settings = CoreSettings(models=(small, big, third), devices={"gpu0": 20, "gpu1": 16}, alive_interval=0)
+    play = Play(settings)
+    for name in ("small", "big"):
+        play.command(OperatorSwitch, name)
+        play.wake(name)
+    play.reconfigure(replace(settings, devices={"gpu0": 16, "gpu1": 16}))
+    fail_to_sleep(play, "small", alive=Outcome.OK)
+    play.command(OperatorSleep, "big")
+    fail_to_sleep(play, "big", alive=Outcome.FAILED)
+    fail_to_sleep(play, "small", alive=Outcome.OK)
+    play.fail_backend("small", Failure.REFUSED, 3)
+    assert play.states() == {"small": "unconfirmed", "big": "lost", "third": "asleep"}
+    refused = play.arrive("small")
+    assert play.rejected[refused].reason is Refusal.DEVICE_LOST
+    play.arrive("third")
+    play.wake("third")
+
+
+def fail_to_sleep(play: Play, model: str, *, alive: Outcome) -> None:
+    """Its sleep hook fails as often as it is tried; then its alive hook ends with `alive`."""
+    while f"sleep {model}" in play.running():
+        play.end(play.run(Hook.SLEEP, model), Outcome.FAILED)
+        play.advance(2.0)
+    play.end(play.run(Hook.ALIVE, model), alive)
