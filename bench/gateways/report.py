@@ -12,7 +12,7 @@ from pathlib import Path
 from .bench import CEILING, Results
 from .peers import BUILDS, said
 from .picture import draw
-from .processes import Cores
+from .processes import Cores, libraries
 
 US, MS, KB = 1e-6, 1e-3, 1024
 
@@ -272,7 +272,7 @@ def tool(run: Run, key: str, otherwise: str) -> str:
         return otherwise
     if key == "nginx":
         return f"nginx {said([path, '-v']).rpartition('/')[2]}"
-    return said([path, "-v"]).splitlines()[0].partition(" Copyright")[0]
+    return said([path, "-v"], libraries(path)).splitlines()[0].partition(" Copyright")[0]
 
 
 def write(run: Run, results: Results, folder: Path | None) -> None:

@@ -46,6 +46,11 @@ def in_use() -> int:
     return count
 
 
+MOST_SERVED: Final = 32
+"""So many backends are taken to have idle connections at a time, however many models there are: those of a model that
+sleeps are closed, and others after seconds. With a thousand models, hardly one would be kept for each otherwise."""
+
+
 def share(available: int | None, used: int, most_in_flight: Iterable[int | None], idle: int) -> Shares:
     """Divide `available` descriptors, of which `used` are taken.
 
@@ -58,8 +63,9 @@ def share(available: int | None, used: int, most_in_flight: Iterable[int | None]
     models = list(most_in_flight)
     room = max(2, available - used - RESERVED - RESERVED_PER_MODEL * len(models))
     pools = len(models) + 1  # and that of the control plane, both ends of whose connections are here
-    idle = max(1, min(idle, room // (8 * (pools + 1))))
-    room = max(2, room - idle * (pools + 1))
+    served = min(pools, MOST_SERVED) + 1  # and the control plane
+    idle = max(1, min(idle, room // (8 * served)))
+    room = max(2, room - idle * served)
     clients = room // 2
     if None not in models:
         clients = max(clients, room - sum(most or 0 for most in models))
