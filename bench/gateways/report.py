@@ -204,7 +204,7 @@ def markdown(run: Run, results: Results, picture: str | None) -> str:
     lines = [
         "# Speed, side by side",
         "",
-        f"Made by `{run.command}`: [bench/README.md](../bench/README.md) says how to run it.",
+        f"Made by `{run.command}`: `bench/README.md` says how to run it.",
         "",
         f"Measured on {datetime.date.today():%d %B %Y}; {machine()}. {placement(run.cores)} The proxies take turns: "
         "all run, but those whose turn it is not are stopped. Figures are medians over the rounds; slow peers have "
