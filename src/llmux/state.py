@@ -129,13 +129,8 @@ def read_costs(folder: Path) -> Learned | None:
 
 
 def _read(path: Path) -> Learned:
-    with path.open("rb") as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES} bytes")
-    found = msgspec.json.decode(raw, type=_File)
-    if found.format != FORMAT:
-        raise ValueError(f"its format is {found.format}, and this llmux knows {FORMAT}")
+    found = msgspec.json.decode(_content(path), type=_File)
+    _check_format(found.format)
     return found.costs
 
 
@@ -218,13 +213,8 @@ class OrderStore:
         """The orders that stood when llmux last ran; none if there is no file, or none that can be used. Then the log
         says so, as an error: somebody else may be using the devices."""
         try:
-            with self.path.open("rb") as file:
-                raw = file.read(MAX_BYTES + 1)
-            if len(raw) > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES} bytes")
-            found = msgspec.json.decode(raw, type=_Orders)
-            if found.format != FORMAT:
-                raise ValueError(f"its format is {found.format}, and this llmux knows {FORMAT}")
+            found = msgspec.json.decode(_content(self.path), type=_Orders)
+            _check_format(found.format)
         except FileNotFoundError:
             return Standing()
         except OSError as error:
@@ -280,13 +270,8 @@ class OwnerStore:
         used, nobody knows: any of them may hold memory. The log says so; and so it does of models that are no more,
         whose memory nobody looks after."""
         try:
-            with self.path.open("rb") as file:
-                raw = file.read(MAX_BYTES + 1)
-            if len(raw) > MAX_BYTES:
-                raise ValueError(f"larger than {MAX_BYTES} bytes")
-            found = msgspec.json.decode(raw, type=_Owners)
-            if found.format != FORMAT:
-                raise ValueError(f"its format is {found.format}, and this llmux knows {FORMAT}")
+            found = msgspec.json.decode(_content(self.path), type=_Owners)
+            _check_format(found.format)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
@@ -324,6 +309,20 @@ class OwnerStore:
                 return
             self._failing = False
             self._saved = dict(models)
+
+
+def _content(path: Path) -> bytes:
+    """What the file has; raises a `ValueError` if that is more than any such file may have."""
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
+    return raw
+
+
+def _check_format(found: int) -> None:
+    if found != FORMAT:
+        raise ValueError(f"its format is {found}, and this llmux knows {FORMAT}")
 
 
 def _listed(models: Mapping[str, ModelState]) -> str:
