@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -87,24 +88,28 @@ def resident() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def serve_llmux(folder: Path, backend: int, requests: int, max_in_flight: int | None) -> None:
+async def serve_llmux(folder: Path, backend: int, requests: int, rounds: int, max_in_flight: int | None) -> None:
     def model(wake: str) -> dict[str, Any]:
         return {
             "port": backend,
             "wake": wake,
-            "sleep": f"rm -f {folder}/go",
+            "sleep": "true",
             "alive": "false",
             "max_in_flight": max_in_flight,
         }
 
-    wait = f"cd {folder}; until [ -e go ]; do sleep 0.02; done"
+    # Each wake takes its own `go` away: a sleep hook that did could take the next one, given while it ran.
+    wait = f"cd {folder}; until [ -e go ]; do sleep 0.02; done; rm go"
     config = Config(
-        models={"slow": ModelConfig(**model(wait)), "broken": ModelConfig(**model(f"{wait}; rm go; exit 1"))},
+        models={"slow": ModelConfig(**model(wait))}
+        # One for each round and for the warm-up: one that has failed pauses, longer each time.
+        | {f"broken-{number}": ModelConfig(**model(f"{wait}; exit 1")) for number in range(-1, rounds)},
         max_queue=requests,
         alive_interval_secs=0.0,
         port=0,
     )
     loop = asyncio.get_running_loop()
+    gc.disable()  # as the command does, until `tame`
     app, switcher = await build_app(config)
     async with app.serving() as (_, port):
         end = tame(lambda: app.connections)  # as llmux.serve does
@@ -253,7 +258,7 @@ async def ask_server(process: subprocess.Popen[str]) -> Figures:
 async def measure(requests: int, rounds: int, max_in_flight: int | None, folder: Path) -> None:
     phases: dict[str, list[Figures]] = {}
     each: list[float] = []
-    arguments = ["--requests", str(requests), "--folder", str(folder)]
+    arguments = ["--requests", str(requests), "--rounds", str(rounds), "--folder", str(folder)]
     if max_in_flight is not None:
         arguments += ["--max-in-flight", str(max_in_flight)]
     with (
@@ -286,13 +291,12 @@ async def measure(requests: int, rounds: int, max_in_flight: int | None, folder:
             go.touch()
             await clients.answers(200)
             found["are granted"] = await until(0)
-            clients.ask_again("broken")
+            clients.ask_again(f"broken-{number}")
             found["arrive on connections that are open"] = await until(count)
             go.touch()
             await clients.answers(503)
             found["are refused"] = await until(0)
             await clients.leave()
-            await asyncio.sleep(2.5)  # the back-off of the model that failed
             if number < 0:
                 each.clear()
                 continue
@@ -326,10 +330,14 @@ def main() -> None:
     if options.role == "backend":
         uvloop.run(serve_backend())
     elif options.role == "llmux":
-        uvloop.run(serve_llmux(options.folder, options.backend, options.requests, options.max_in_flight))
+        uvloop.run(
+            serve_llmux(options.folder, options.backend, options.requests, options.rounds, options.max_in_flight)
+        )
     else:
         for max_in_flight in (256, None):
-            most = hard - 500 if max_in_flight else (hard - 500) // 2
+            most = (
+                hard - 2_000 if max_in_flight else (hard - 2_000) // 2
+            )  # llmux keeps some for hooks and idle connections
             with tempfile.TemporaryDirectory() as folder:
                 uvloop.run(measure(min(options.requests, most), options.rounds, max_in_flight, Path(folder)))
 
