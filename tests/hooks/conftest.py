@@ -105,6 +105,12 @@ class Shop:
         return self.leftovers[-1]
 
 
+@pytest.fixture(autouse=True)
+def place_for_files(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where wake hooks say where their backend is: some llmuxes here are killed, and leave it behind."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("files")))
+
+
 @pytest.fixture
 async def shop(anyio_backend: object) -> AsyncIterator[Shop]:
     shop = Shop()

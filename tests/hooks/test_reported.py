@@ -23,11 +23,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-async def test_a_wake_hook_gets_an_empty_file_of_its_own(shop: Shop, folder: Path) -> None:
-    result = await shop.run(f"test ! -s {FILE} && stat -c %a {FILE} && dirname {FILE}")
-    assert result.output == f"600\n{folder}\n"
-    assert (result.outcome, result.backend) == (Outcome.OK, None)
-    await until(lambda: not list(folder.iterdir()))
+def left(folder: Path) -> list[Path]:
+    """What hooks have put there and is there yet."""
+    return [path for own in folder.iterdir() for path in own.iterdir()]
+
+
+async def test_a_wake_hook_gets_a_path_of_its_own_where_nobody_else_can_look(shop: Shop, folder: Path) -> None:
+    script = f"test ! -e {FILE} && echo {FILE} && stat -c %a $(dirname {FILE})"
+    first, second = [(await shop.run(script)).output.splitlines() for _ in range(2)]
+    assert first[1] == second[1] == "700"
+    assert first[0] != second[0]
+    assert Path(first[0]).parent.parent == folder
+    assert (await shop.run(script)).backend is None
+    await shop.runner.wait_closed()
+    assert not list(folder.iterdir())
     for hook in (Hook.SLEEP, Hook.ALIVE, Hook.VERIFY):
         assert (await shop.run(f"echo ${BACKEND_VARIABLE}", hook=hook)).output == "\n"
 
@@ -53,9 +62,8 @@ async def test_what_it_says(shop: Shop, script: str, address: BackendAddress | N
         (f"printf 'http://a:1\\nhttp://b:1\\n' > {FILE}", "more than one line"),
         (f"printf 'http://a:1/\\033[31m' > {FILE}", "characters that no address has"),
         (f"printf 'http://\\377:1' > {FILE}; head -c 9000 /dev/zero >> {FILE}", "characters"),
-        (f"rm {FILE}", "cannot be read: No such file"),
-        (f"rm {FILE}; mkfifo {FILE}", "is no file any more"),
-        (f"ln -sf /etc/passwd {FILE}", "cannot be read"),
+        (f"mkfifo {FILE}", "is no file"),
+        (f"ln -s /etc/passwd {FILE}", "cannot be read"),
     ],
 )
 async def test_what_is_no_address_is_a_failed_wake(shop: Shop, folder: Path, script: str, why: str) -> None:
@@ -65,7 +73,7 @@ async def test_what_is_no_address_is_a_failed_wake(shop: Shop, folder: Path, scr
     assert why in result.last_line, "for the operator"
     assert why in shop.lines[-1][2], "who may be watching"
     assert result.output.startswith("loading\n")
-    await until(lambda: not list(folder.iterdir()))
+    await until(lambda: not left(folder))
 
 
 async def test_a_hook_that_fails_says_nothing(shop: Shop, folder: Path) -> None:
@@ -73,13 +81,41 @@ async def test_a_hook_that_fails_says_nothing(shop: Shop, folder: Path) -> None:
     assert (result.outcome, result.exit_code, result.backend) == (Outcome.FAILED, 3, None)
     _, ending = shop.start("sleep 60", timeout=0.05)
     assert (await ending).outcome is Outcome.TIMEOUT
-    await until(lambda: not list(folder.iterdir()))
+    _, ending = shop.start(f"echo http://gpu01:8000 > {FILE}; sleep 60", timeout=0.5)
+    assert (await ending).outcome is Outcome.TIMEOUT
+    await until(lambda: not left(folder))
 
 
 async def test_without_a_place_for_files_hooks_run_all_the_same(
     shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(folder / "gone"))
+    shop.new_runner()
     assert (await shop.run(f"echo ${BACKEND_VARIABLE}")).output == "\n"
     result = await shop.run("true", cwd=folder / "gone")
-    assert result.outcome is Outcome.FAILED, "and one that cannot run has left no file"
+    assert result.outcome is Outcome.FAILED
+
+
+async def test_a_folder_that_was_cleared_away_is_made_again(shop: Shop, folder: Path) -> None:
+    script = f"echo http://gpu01:8000 > {FILE}"
+    assert (await shop.run(script)).backend == BackendAddress("gpu01", 8000)
+    (own,) = folder.iterdir()
+    await until(lambda: not left(folder))
+    own.rmdir()
+    assert (await shop.run(script)).backend == BackendAddress("gpu01", 8000)
+    await until(lambda: not left(folder))
+    own.rmdir()
+    own.mkdir()
+    own.chmod(0o777)  # by somebody who had seen its name
+    assert (await shop.run(f"echo ${BACKEND_VARIABLE}")).output == "\n"
+    own.rmdir()
+    own.symlink_to("/etc")
+    assert (await shop.run(f"echo ${BACKEND_VARIABLE}")).output == "\n"
+
+
+async def test_a_relative_place_for_files_is_none(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hooks run elsewhere."""
+    monkeypatch.setenv("TMPDIR", ".")
+    runner = shop.new_runner()
+    assert (await shop.run(f"dirname $(dirname ${BACKEND_VARIABLE})")).output == "/tmp\n"
+    await runner.wait_closed()

@@ -19,7 +19,7 @@ from pathlib import Path
 from llmux.hooks.orphans import LEADER_VARIABLE, RUN_ID_VARIABLE, Orphan, end_orphans, mark
 from llmux.hooks.output import OutputObserver, printable
 from llmux.hooks.process import seal_descriptors, shell_command, spawn
-from llmux.hooks.reported import BACKEND_VARIABLE, BackendFile
+from llmux.hooks.reported import BACKEND_VARIABLE, BackendFile, BackendFolder
 from llmux.hooks.run import HookResult, Limits, Run
 from llmux.hooks.starting import RETRY_SECONDS, Reserve, scarce
 from llmux.messages import Hook, Outcome
@@ -116,6 +116,7 @@ class HookRunner:
         self._doubted: dict[str, str] = {}  # models whose alive hook is not asked the next time, and why
         self._running: dict[int, Run | _Waiting | None] = {}  # None: its end is about to be reported
         self._background: set[Run] = set()
+        self._backend_folder = BackendFolder(self._token)
         self._backend_files: dict[int, BackendFile] = {}  # by run of a wake hook
         self._killed = False
         self._reserve = Reserve()
@@ -201,7 +202,7 @@ class HookRunner:
             environment[LEADER_VARIABLE] = "0"
             environment.pop(BACKEND_VARIABLE, None)  # of a llmux that was started by a hook
             if hook is Hook.WAKE:
-                environment[BACKEND_VARIABLE] = self._backend_file(run_id, marker)
+                environment[BACKEND_VARIABLE] = self._backend_file(run_id)
             pid, stdout, stderr = self._spawn(shell_command(spec.script, spec.cwd), environment)
         except Exception as error:  # whatever it was, the hook did not run, and its model's waiters must hear of it
             if scarce(error):
@@ -260,20 +261,22 @@ class HookRunner:
         for run in self._background:
             run.close()
         self._background.clear()
+        with contextlib.suppress(RuntimeError):  # no threads to be had: it stays
+            await asyncio.to_thread(self._backend_folder.remove)
         self._reserve.give()
 
-    def _backend_file(self, run_id: int, marker: str) -> str:
+    def _backend_file(self, run_id: int) -> str:
         """The path of a file for the backend's address; empty if there can be none, which most hooks will not mind."""
-        file = self._backend_files.get(run_id)  # there may be one: of a run that had to wait for room
-        if file is None:
-            try:
-                file = self._backend_files[run_id] = BackendFile(marker)
-            except OSError:
-                return ""
+        try:
+            file = self._backend_files[run_id] = self._backend_folder.file(str(run_id))
+        except OSError:
+            return ""
         return file.path
 
     def _judge(self, file: BackendFile, model: str, hook: Hook, result: HookResult) -> HookResult:
         """What becomes of a result when the hook may have said where its backend is."""
+        if not file.exists():
+            return result
         try:
             return replace(result, backend=file.read()) if result.outcome is Outcome.OK else result
         except ValueError as error:
@@ -288,7 +291,7 @@ class HookRunner:
                 stderr=f"{result.stderr}{why}\n",
             )
         finally:
-            with contextlib.suppress(RuntimeError):  # no threads to be had: the file stays
+            with contextlib.suppress(RuntimeError):  # no threads to be had: it stays until the folder goes
                 asyncio.get_running_loop().run_in_executor(None, file.remove)
 
     def _over(self, run_id: int, on_end: OnEnd, model: str, hook: Hook, result: HookResult) -> None:
