@@ -99,7 +99,8 @@ async def serve_llmux(folder: Path, backend: int, requests: int, rounds: int, ma
         }
 
     # Each wake takes its own `go` away: a sleep hook that did could take the next one, given while it ran.
-    wait = f"cd {folder}; until [ -e go ]; do sleep 0.02; done; rm go"
+    # Nor does it wait for ever when this bench was stopped, and its folder is gone.
+    wait = f"cd {folder}; until [ -e go ]; do [ -e {folder} ] || exit 1; sleep 0.02; done; rm go"
     config = Config(
         models={"slow": ModelConfig(**model(wait))}
         # One for each round and for the warm-up: one that has failed pauses, longer each time.
