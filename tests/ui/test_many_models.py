@@ -205,3 +205,8 @@ def test_a_model_that_is_not_woken_says_why(page: Page, crowd: Llmux) -> None:
     expect(trouble).to_have_text(f"waits: {SEEN[-1].partition('/')[2]} is kept awake")
     page.locator("#playground-stop").click()
     expect(trouble).to_have_text("")
+
+
+def test_no_model_waits_while_nobody_asks_however_old_the_news_is(page: Page) -> None:
+    page.wait_for_function("async () => (await import('./store.js')).sinceStatus() > 3")  # drawn anew every second
+    assert set(page.locator("#models-rows .trouble").all_text_contents()) == {""}

@@ -122,7 +122,8 @@ function troubleOf(model) {
 function waitsFor(model) {
   const { devices, models, released, switches } = store.status;
   const one = devices.length === 1 && devices[0].capacity === 1;
-  if (!one || released || model.drained || model.state !== "asleep" || !(model.oldest_waiter_secs + sinceStatus() > 1)) return "";
+  if (!one || released || model.drained || model.state !== "asleep") return "";
+  if (model.oldest_waiter_secs === null || model.oldest_waiter_secs + sinceStatus() <= 1) return "";
   const first = switches.find((under) => under.to !== null);
   if (first) return first.to === model.name ? "" : `waits: ${short(first.to)} comes first`;
   const awake = switches.length === 0 && models.find((other) => other.state === "awake");
