@@ -177,12 +177,15 @@ models:
     sleep: {a: 1}
     alive: ~
     drain_timeout: 5
+    on_exit: sleep
 policy:
   request_timeout_sec: 5
   drain_before_switch: yes
   min_active_secs: -1
 port: "3000"
 scripts: {}
+max_wait_secs: 30
+wake: ./wake.sh
 """,
         [
             ("models.llama.url", 2, "is missing: a model needs a `port` or a `url`"),
@@ -190,13 +193,14 @@ scripts: {}
             ("models.llama.sleep", 5, "must be text, not a mapping"),
             ("models.llama.alive", 6, "must be text, not nothing"),
             ("models.llama.drain_timeout", 7, "unknown key; did you mean 'drain_timeout_secs'?"),
-            ("policy.request_timeout_sec", 9, "unknown key; did you mean 'request_timeout_secs'?"),
-            ("policy.drain_before_switch", 10, "must be true or false, not the text 'yes'"),
-            ("policy.min_active_secs", 11, "must be at least 0, not -1"),
-            ("port", 12, "must be a whole number, not the text '3000'; leave out the quotes"),
+            ("models.llama.on_exit", 8, "unknown key; it belongs at the top level"),
+            ("policy.request_timeout_sec", 10, "unknown key; did you mean 'request_timeout_secs'?"),
+            ("policy.drain_before_switch", 11, "must be true or false, not the text 'yes'"),
+            ("policy.min_active_secs", 12, "must be at least 0, not -1"),
+            ("port", 13, "must be a whole number, not the text '3000'; leave out the quotes"),
             (
                 "scripts",
-                13,
+                14,
                 "unknown key; known are: models, default_model, policy, host, port, api_keys, admin_keys, "
                 "forward_authorization, metrics_need_key, tls, allowed_hosts, cors, trusted_proxies, devices, "
                 "hook_timeout_secs, idle_sleep_secs, preload, drain_timeout_secs, "
@@ -205,6 +209,8 @@ scripts: {}
                 "access_log_max_bytes, access_log_keep, tracing, event_log, "
                 "event_log_max_bytes, event_log_keep, state_dir, timeouts_secs",
             ),
+            ("max_wait_secs", 15, "unknown key; it belongs under `policy`"),
+            ("wake", 16, "unknown key; it belongs under a model"),
         ],
     ),
     (

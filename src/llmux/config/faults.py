@@ -34,6 +34,13 @@ _SECTIONS: dict[tuple[str, ...], type[BaseModel]] = {
     ("models", "*", "canary"): CanaryConfig,
 }
 
+_HOMES: dict[tuple[str, ...], str] = {
+    (): "at the top level",
+    ("policy",): "under `policy`",
+    ("models", "*"): "under a model",
+}
+"""Where people look for a key, and how that is said."""
+
 
 def place_of(error: ErrorDetails) -> Location:
     """Where in the file the error is: its location without what pydantic adds (union branches, ``[key]``)."""
@@ -51,7 +58,7 @@ def message_of(error: ErrorDetails) -> str:
             return "is missing"
         case "extra_forbidden":
             place = place_of(error)
-            return "unknown key" + did_you_mean(str(place[-1]), _known_keys(place[:-1]))
+            return "unknown key" + _instead_of(place)
         case "string_type":
             hint = f"; write it in quotes: {_quoted(value)}" if isinstance(value, bool | int | float) else ""
             return f"must be text, not {_describe(value)}{hint}"
@@ -91,9 +98,18 @@ class _Hidden:
     """In the place of a value that may be a key."""
 
 
-def _known_keys(place: Location) -> list[str]:
-    pattern = tuple("*" if index == 1 else str(part) for index, part in enumerate(place))
-    return list(_SECTIONS[pattern].model_fields)
+def _instead_of(place: Location) -> str:
+    """What may have been meant by an unknown key: the same one elsewhere, or one that is written much like it."""
+    key, here = str(place[-1]), _section(place[:-1])
+    if here in _HOMES and key != "name":  # a model's name is no policy's
+        for section, words in _HOMES.items():
+            if key in _SECTIONS[section].model_fields:
+                return f"; it belongs {words}"
+    return did_you_mean(key, list(_SECTIONS[here].model_fields))
+
+
+def _section(place: Location) -> tuple[str, ...]:
+    return tuple("*" if index == 1 else str(part) for index, part in enumerate(place))
 
 
 def _describe(value: Any) -> str:
