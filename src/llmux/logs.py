@@ -119,6 +119,7 @@ def _formatter(*, text: bool, colors: bool) -> logging.Formatter:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _make_harmless,
+            *([_round] if text else ()),
             renderer,
         ]
     )
@@ -142,6 +143,11 @@ def _make_harmless(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
         # Its line breaks are wanted; the indentation tells its lines from events.
         safe["exception"] = "\n".join(f"  {printable(line)}" for line in str(exception).splitlines())
     return safe
+
+
+def _round(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Seconds as people read them; the JSON lines have them in full."""
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in event.items()}
 
 
 def _harmless(value: object) -> object:

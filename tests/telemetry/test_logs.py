@@ -50,9 +50,10 @@ def test_a_json_line() -> None:
 
 
 def test_text_is_for_people() -> None:
-    line = written("text", model="a", seconds=1.5)
+    line = written("text", model="a", seconds=1.5, duration_secs=1.2249270240026817)
     assert "something_happened" in line
     assert "model=a" in line
+    assert "duration_secs=1.2249 " in f"{line.strip()} "
     assert "\x1b" not in line, "no colours unless on a terminal"
     assert line.count("\n") == 1
 
