@@ -68,6 +68,30 @@ def test_all_faults_with_their_lines_are_2(tmp_path: Path) -> None:
     assert {(problem["path"], problem["line"]) for problem in told["problems"]} >= {("models.a.prot", 3), ("prot", 7)}
 
 
+def test_no_file_at_all_is_told_how_to_get_one(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        command = [*LLMUX, "check", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=clean(), capture_output=True, text=True, check=False, timeout=DEADLINE
+        )
+        assert done.returncode == 2
+        return done.stderr
+
+    assert "`llmux init` writes one" in run()
+    assert "`llmux init` writes one" not in run("-c", "other.yaml")
+
+
+def test_ports_that_may_be_a_slip_are_warned_of(tmp_path: Path) -> None:
+    model = 'wake: "true", sleep: "true", alive: "false"'
+    text = f"models:\n  a: {{port: 3000, {model}}}\n  b: {{port: 8001, {model}}}\n  c: {{port: 8001, {model}}}\n"
+    result = check(tmp_path, text, "--json")
+    assert result.returncode == 0
+    own, shared = json.loads(result.stdout)["warnings"]
+    assert own.startswith("port 3000 is llmux's own, and that of a:")
+    assert shared.startswith("b, c have one backend, http://127.0.0.1:8001:")
+    assert len(json.loads(check(tmp_path, f"{text}port: 3001\n", "--json").stdout)["warnings"]) == 1
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [("policy: {name: no_such.module:Policy}", "no_such"), ("admin_keys: {ops: {env: NOT_SET_ANYWHERE}}", "NOT_SET")],

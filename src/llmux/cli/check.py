@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmux.cli.options import DEFAULT_CONFIG, DONE, REFUSED, USAGE, ConfigOption, JsonOption, print_json
+from llmux.cli.serving import no_file_hint
 
 if TYPE_CHECKING:
     from llmux.cli.together import Company
-    from llmux.config import Config
+    from llmux.config import Config, ModelConfig
     from llmux.hooks import HookResult
 
 SHOWN = 12
@@ -58,9 +59,13 @@ def check(
             problems = [{"path": path, "line": line, "message": message} for path, line, message in error.problems]
             print_json({"file": str(config), "ok": False, "problems": problems})
         else:
-            typer.echo(f"llmux: {error}", err=True)
+            hint = no_file_hint(None if config == DEFAULT_CONFIG else config)
+            typer.echo(f"llmux: {error}{hint}", err=True)
         raise typer.Exit(USAGE) from None
-    findings = _Findings(warnings=warnings, problems=[*_script_problems(loaded), *place_problems(loaded)])
+    findings = _Findings(
+        warnings=[*warnings, *_backend_warnings(loaded)],
+        problems=[*_script_problems(loaded), *place_problems(loaded)],
+    )
     if hooks:
         findings.alive = _ask_alive(loaded)
         findings.problems += _alive_problems(findings.alive)
@@ -92,6 +97,34 @@ def _as_the_server_would(config: Config) -> list[str]:
     if made is not None:
         made.close()
     return list(expose(config).warnings)
+
+
+# --- the backends ----------------------------------------------------------------------------------------------------
+
+OWN_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
+"""Where llmux listens so that it would be in the way of a model's server."""
+
+
+def _backend(model: ModelConfig) -> str:
+    return str(model.url or f"http://127.0.0.1:{model.port}")
+
+
+def _backend_warnings(config: Config) -> list[str]:
+    """Ports that may be a slip. No faults: `--port` can move llmux, and servers may take turns at one port."""
+    own = [name for name, model in config.models.items() if model.port == config.port != 0]
+    found = []
+    if own and config.host in OWN_HOSTS:
+        found.append(f"port {config.port} is llmux's own, and that of {', '.join(own)}: give the model another")
+    backends: dict[str, list[str]] = {}
+    for name, model in config.models.items():
+        backends.setdefault(_backend(model), []).append(name)
+    for backend, names in backends.items():
+        if len(names) > 1:
+            found.append(
+                f"{', '.join(names)} have one backend, {backend}: the alive hook of each must say yes only where "
+                "that very model answers"
+            )
+    return found
 
 
 # --- the scripts -----------------------------------------------------------------------------------------------------
@@ -231,7 +264,7 @@ def _described(file: Path, config: Config, findings: _Findings) -> dict[str, Any
         "warnings": findings.warnings,
         "models": {
             name: {
-                "backend": str(model.url or f"http://127.0.0.1:{model.port}"),
+                "backend": _backend(model),
                 "alive": _described_alive(findings.alive.get(name)),
             }
             for name, model in config.models.items()
@@ -274,7 +307,7 @@ def _print(file: Path, config: Config, findings: _Findings) -> None:
     alive = (Column("ALIVE"), Column("TOOK", right=True, keep=1)) if findings.alive else ()
     table = Grid([Column("MODEL", least=24), Column("BACKEND", least=21), *alive])
     for name, model in config.models.items():
-        row = [tables.text(name), tables.text(model.url or f"http://127.0.0.1:{model.port}")]
+        row = [tables.text(name), tables.text(_backend(model))]
         if findings.alive:
             result = findings.alive[name]
             answer = _answer(result)

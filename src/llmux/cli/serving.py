@@ -118,9 +118,14 @@ def run(options: ServeOptions) -> int:
         except StartError as error:
             return _failed(str(error), status=1)
     except ConfigError as error:
-        known = options.config is not None or DEFAULT_CONFIG.exists()
-        hint = "" if known else "\n`llmux init` writes one, -c names another, and `llmux demo` needs none."
-        return _failed(f"{error}{hint}", status=2)
+        return _failed(f"{error}{no_file_hint(options.config)}", status=2)
+
+
+def no_file_hint(named: Path | None) -> str:
+    """The end of a message about a configuration that cannot be used: what to do where there simply is none."""
+    if named is not None or DEFAULT_CONFIG.exists():
+        return ""
+    return "\n`llmux init` writes one, -c names another, and `llmux demo` needs none."
 
 
 def _failed(message: str, *, status: int) -> int:
