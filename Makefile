@@ -81,7 +81,7 @@ $(VENV)/.made: constraints.txt
 	  { echo 'llmux needs Python 3.11 or newer, and $(PYTHON) is not. With another: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
 	@echo 'What this takes is installed into $(VENV), once. Nothing outside this folder is changed.'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip
+	$(subst --no-binary forbiddenfruit,,$(PIP)) --upgrade pip
 	touch $@
 
 $(VENV)/.llmux: $(VENV)/.made pyproject.toml
