@@ -128,6 +128,26 @@ def test_help_names_every_command() -> None:
         assert word in result.stdout
 
 
+def test_help_begins_with_what_comes_first() -> None:
+    words = [line.split()[1] for line in llmux("--help").stdout.splitlines() if line.startswith("│ ")]
+    places = [words.index(command) for command in ("serve", "init", "check", "demo", "simulate", "status")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", ["", "check", "hook run", "replay", "init", "demo"])
+def test_help_shows_no_types_of_flags_and_arguments(command: str) -> None:
+    result = llmux(*command.split(), "--help")
+    assert result.returncode == 0
+    assert not {"<bool>", "<str>", "<list[Path]>"} & set(result.stdout.split())
+
+
+def test_a_wrong_choice_is_told_in_plain_words() -> None:
+    result = llmux("hook", "run", "llama", "wak")
+    assert result.returncode == 2
+    assert "'wak' is not one of" in result.stderr
+    assert "Value error" not in result.stderr
+
+
 def test_the_schema_is_json_and_knows_the_contracts_keys() -> None:
     result = llmux("schema")
     assert result.returncode == 0

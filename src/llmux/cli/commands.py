@@ -20,8 +20,9 @@ from llmux.cli.init import init
 from llmux.cli.options import DEFAULT_CONFIG
 from llmux.cli.serving import LogFormat, ServeOptions, run
 from llmux.cli.simulate import simulate
+from llmux.cli.typed import App
 
-app = typer.Typer(
+app = App(
     name="llmux",
     help="One OpenAI-compatible endpoint, many models, too little GPU memory: llmux wakes the model that is asked for.",
     add_completion=False,
@@ -38,7 +39,9 @@ ConfigOption = Annotated[
 ]
 PortOption = Annotated[
     int | None,
-    typer.Option("--port", "-p", help="Port to listen on, in place of the configuration's.", min=0, max=65535),
+    typer.Option(
+        "--port", "-p", metavar="N", help="Port to listen on, in place of the configuration's.", min=0, max=65535
+    ),
 ]
 HostOption = Annotated[
     str | None, typer.Option("--host", help="Address to listen on, in place of the configuration's.", metavar="ADDRESS")
@@ -97,14 +100,8 @@ def serve(
     raise typer.Exit(run(ServeOptions(config, port, host, verbose, log_format, watch).or_else(context.obj)))
 
 
-@app.command()
-def schema() -> None:
-    """Print the JSON schema of the configuration file, for editors and checks."""
-    import json
-
-    from llmux.config import config_schema
-
-    typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+app.command()(init)
+app.command()(check)
 
 
 @app.command()
@@ -120,14 +117,27 @@ def demo(
     ] = False,
     port: Annotated[
         int | None,
-        typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on.", show_default="3000, or any free one"),
+        typer.Option(
+            "--port",
+            "-p",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Port to listen on.",
+            show_default="3000, or any free one",
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How many times each model is asked.")] = 3,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", min=1, help="How many times each model is asked.")
+    ] = 3,
 ) -> None:
     """Watch two small real models take turns behind one endpoint, on this machine's CPU."""
     from llmux.demo import DemoOptions, run_demo
 
     raise typer.Exit(run_demo(DemoOptions(dir=folder, serve=stay, simulated=simulated, port=port, rounds=rounds)))
+
+
+app.command()(simulate)
 
 
 @app.command()
@@ -163,10 +173,16 @@ def backend(context: typer.Context) -> None:
     raise typer.Exit(status)
 
 
-app.command()(simulate)
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration file, for editors and checks."""
+    import json
 
-app.command()(init)
-app.command()(check)
+    from llmux.config import config_schema
+
+    typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+
+
 app.command()(completion)
 app.add_typer(hook.app)
 

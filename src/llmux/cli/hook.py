@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmux.cli.options import DEFAULT_CONFIG, DONE, INTERRUPTED, REFUSED, USAGE, ConfigOption, fail, print_json
+from llmux.cli.typed import App
 
 if TYPE_CHECKING:
     from llmux.config import Config
     from llmux.hooks import HookResult
     from llmux.messages import Hook
 
-app = typer.Typer(name="hook", help="Try hooks out.", no_args_is_help=True)
+app = App(name="hook", help="Try hooks out.", no_args_is_help=True)
 
 
 class Which(enum.StrEnum):
