@@ -55,6 +55,7 @@ class Terminal:
             "/etc/llmux": str(folder),
             "/opt/llmux/bin/python": sys.executable,
             "8001": "0",
+            "mistral": "small",
         }
         (folder / "config.yaml").write_text(CONFIG.replace("PORT", str(port)))
         (folder / "trace.csv").write_text(TRACE)
