@@ -23,7 +23,7 @@ NOT_RUN = {
     "pytest --fault 44": "it looks through all tests",
     "LLMUX_FUZZ=5000 …": "it takes minutes; the same tests run with fewer examples",
     "LLMUX_HISTORIES=2000 …": "it takes minutes; the same tests run with fewer histories",
-    "python -m tests.simulation": "it takes minutes; tests/simulation plays some of its seeds",
+    "python -m tests.simulation …": "it takes minutes; tests/simulation plays some of its seeds",
     "python -m bench.gateways …": "it measures, which takes minutes of a quiet machine",
     "python -m bench.soak …": "it takes as long as one says; tests/bench/test_soak.py runs a short one",
     "LLMUX_SEED=7 …": "a test within a test; it runs with another seed",
