@@ -45,7 +45,12 @@ def test_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "options", "message"),
     [
         ("fofi", {}, "no policy 'fofi': built in are break-even, .*fifo"),
-        ("no_such_package:Policy", {}, "cannot be imported"),
+        (
+            "no_such_package:Policy",
+            {},
+            "No module named 'no_such_package'; install it, or have its folder in PYTHONPATH",
+        ),
+        ("llmux.no_such_module:Policy", {}, "No module named 'llmux.no_such_module'$"),
         (f"{__name__}:Missing", {}, "cannot be imported"),
         (f"{__name__}:Lazy", {"speed": 1}, "could not be made: .*speed"),
         (f"{__name__}:NoPolicy", {}, "is no policy"),

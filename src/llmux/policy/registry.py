@@ -62,7 +62,9 @@ def _factory(name: str) -> Callable[..., Any]:
         try:
             return getattr(import_module(module), attribute)  # type: ignore[no-any-return]  # a third party's class
         except _ANYTHING as error:
-            raise ValueError(f"policy {name!r} cannot be imported: {_told(error)}") from error
+            absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+            hint = "; install it, or have its folder in PYTHONPATH" if absent else ""
+            raise ValueError(f"policy {name!r} cannot be imported: {_told(error)}{hint}") from error
     for entry in entry_points(group=GROUP, name=name):
         try:
             return entry.load()  # type: ignore[no-any-return]  # a third party's class
