@@ -12,7 +12,7 @@ from llmux.core.devices import Candidate, choose_victims, covers, fits, free_aft
 from llmux.core.ledger import Ledger, Model, Switch
 from llmux.core.settings import Placement
 from llmux.core.worth import Worth, can_share
-from llmux.messages import ModelState
+from llmux.messages import Effect, ModelState
 from llmux.policy.base import Blocked, DeviceView, Plan, Stakes
 
 _ASLEEP, _UNCONFIRMED = ModelState.ASLEEP, ModelState.UNCONFIRMED
@@ -49,7 +49,7 @@ class Planner:
         self._given: dict[str, tuple[Plan, int]] = {}  # the last plan for each model, and how many effects there were
         # What was found out for one model goes for all that need the same and hold nothing: by their kind.
         self._kinds: dict[str, int] = {}
-        self._kinds_seen = -1
+        self._kinds_of: tuple[list[Effect], int, float] = ([], -1, 0.0)  # effects, how many there were, and when
         self._blocked: dict[int, Blocked] = {}
         self._obstructed: dict[int, bool] = {}
         self._shut_out: dict[int, tuple[str, ...]] = {}
@@ -71,7 +71,7 @@ class Planner:
             spec.name: numbers.setdefault(tuple(tuple(each.items()) for each in spec.placements), len(numbers))
             for spec in self._ledger.settings.models
         }
-        self._kinds_seen = -1
+        self._kinds_of = ([], -1, 0.0)
         self._room = None
         self._waiting = None
         self._given = {}
@@ -81,7 +81,6 @@ class Planner:
         self.now = now
         self._room = None
         self._waiting = None
-        self._kinds_seen = -1
         if self._given:
             self._given = {}
 
@@ -332,8 +331,9 @@ class Planner:
         is known of kinds is kept until something happens, as with `_room_for`."""
         if target.state is not _ASLEEP:
             return None
-        if self._kinds_seen != len(self._ledger.out):
-            self._kinds_seen = len(self._ledger.out)
+        effects, seen, at = self._kinds_of
+        if effects is not self._ledger.out or seen != len(effects) or at != self.now:
+            self._kinds_of = self._ledger.out, len(self._ledger.out), self.now
             self._blocked.clear()
             self._obstructed.clear()
             self._shut_out.clear()
