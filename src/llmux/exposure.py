@@ -167,7 +167,8 @@ class Keeper:
         if config is not self._config:
             return False
         if secrets.faults:
-            self._say("keys_not_reloaded", str(config.error(secrets.faults)))
+            if self._is_news(told := str(config.error(secrets.faults))):
+                log.error("keys_not_reloaded", error=told)
             return False
         self._apply(access_of(config, secrets))
         log.info("keys_reloaded", api_keys=len(secrets.api_keys), admin_keys=len(secrets.admin_keys))
@@ -180,7 +181,8 @@ class Keeper:
         try:
             loaded = await asyncio.to_thread(load_certificate, *files)
         except CertificateError as error:
-            self._say("certificate_not_reloaded", str(error))
+            if self._is_news(str(error)):
+                log.error("certificate_not_reloaded", error=str(error))
             return False
         expiry = await asyncio.to_thread(not_after, files[0])
         if config is self._config:
@@ -189,11 +191,11 @@ class Keeper:
             log.info("certificate_reloaded", cert=str(files[0]))
         return True
 
-    def _say(self, event: str, error: str) -> None:
-        """Have the log say what cannot be used, once."""
-        if error not in self._said:
-            self._said.add(error)
-            log.error(event, error=error)
+    def _is_news(self, error: str) -> bool:
+        """Whether the log was not told yet of what cannot be used."""
+        news = error not in self._said
+        self._said.add(error)
+        return news
 
 
 def watched_files(config: Config) -> tuple[Path, ...]:
