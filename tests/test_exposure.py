@@ -14,8 +14,8 @@ import pytest
 import trustme
 
 from llmux.access import Access
-from llmux.certificates import Certificate, not_after
-from llmux.config import Config, KeyConfig, ModelConfig, TlsConfig
+from llmux.certificates import Certificate, CertificateError, not_after
+from llmux.config import Config, KeyConfig, ModelConfig, Secrets, TlsConfig
 from llmux.errors import ConfigError
 from llmux.exposure import Exposure, Keeper, expose
 
@@ -97,6 +97,36 @@ async def test_a_key_file_that_is_gone_changes_nothing(world: World, caplog: pyt
     for _ in range(2):
         await world.keeper.look()
     assert opened_by(world.applied[0], b"third-key-0123456789")
+
+
+async def test_what_could_not_be_read_for_a_moment_is_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a key that was to be revoked would count until its file changes again, which it has no reason to."""
+    caplog.set_level("INFO", logger="llmux")
+
+    def failing(*_: object) -> Secrets:
+        return Secrets((), (), ((("api_keys", "a", "file"), "cannot be read: Stale file handle"),), ())
+
+    def no_certificate(*_: object) -> ssl.SSLContext:
+        raise CertificateError("cert", "cannot be read: Too many open files")
+
+    await world.keeper.look()
+    await world.change(lambda: world.secret.write_text("second-key-0123456789"))
+    await world.change(world.issue)
+    with monkeypatch.context() as broken:
+        broken.setattr("llmux.exposure.read_secrets", failing)
+        broken.setattr("llmux.exposure.load_certificate", no_certificate)
+        for _ in range(4):
+            await world.keeper.look()
+    assert world.applied == []
+    assert caplog.text.count("not_reloaded") == 2
+    for _ in range(3):
+        await world.keeper.look()
+    assert world.keeper.good
+    (access,) = world.applied
+    assert opened_by(access, b"second-key-0123456789")
+    assert world.shown is not world.exposure.certificate
 
 
 async def test_a_link_that_points_elsewhere_is_a_change(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import json
@@ -29,6 +30,7 @@ from llmux.state import (
     OrderStore,
     OwnerStore,
 )
+from tests.gateway.peers import until
 
 MODELS = frozenset("ab")
 
@@ -337,6 +339,28 @@ def test_orders_that_cannot_be_read_are_an_error(
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert (tmp_path / (ORDERS_FILE + ASIDE)).read_bytes() == content
+
+
+@pytest.mark.anyio
+async def test_orders_that_could_not_be_saved_are_saved_once_that_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("llmux.remembering.SAVE_SECS", 0.01)
+    model = {"port": 1, "wake": "true", "sleep": "true", "alive": "false"}
+    app, switcher = await build_app(Config.model_validate({"state_dir": str(tmp_path), "models": {"a": model}}))
+
+    def told() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if "orders_not_saved" in record.getMessage()]
+
+    async with app.serving(port=0):
+        (tmp_path / ORDERS_FILE).mkdir()  # no file can take its place
+        await switcher.release(refuse=False)
+        await until(told)
+        (tmp_path / ORDERS_FILE).rmdir()
+        await until((tmp_path / ORDERS_FILE).exists)
+        assert len(told()) == 1
+        saved = await asyncio.to_thread(OrderStore(tmp_path).load)
+    assert saved == Standing(released=False)
 
 
 @pytest.mark.anyio

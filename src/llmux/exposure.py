@@ -94,7 +94,6 @@ class Keeper:
         apply: is called with who is let in when that has changed.
 
     Attributes:
-        good: all of them could be used when they were last read.
         not_after: until when the certificate that is shown is valid, in seconds since 1970; None if there is none, or
             that is not known.
     """
@@ -106,7 +105,8 @@ class Keeper:
         self._certificate = certificate
         self._apply = apply
         self._read = self._seen = exposure.read  # as the files were when they were read, and at the last look
-        self.good = True
+        self._keys_good = self._certificate_good = True
+        self._said: set[str] = set()  # what of them cannot be used, as the log has it
         self.not_after = None if certificate is None else exposure.not_after
 
     def adopt(self, config: Config, exposure: Exposure) -> None:
@@ -117,11 +117,16 @@ class Keeper:
         self._config = config
         known = self._read | exposure.read
         self._read = self._seen = {path: known.get(path) for path in watched_files(config)}
-        self.good = True
+        self._keys_good = self._certificate_good = True
         self._apply(exposure.access)
         if self._certificate is not None and exposure.certificate is not None:
             self._certificate.exchange(exposure.certificate)
             self.not_after = exposure.not_after
+
+    @property
+    def good(self) -> bool:
+        """Whether all of them could be used when they were last read."""
+        return self._keys_good and self._certificate_good
 
     async def keep(self, seconds: float = LOOK_SECONDS) -> None:
         """Look every so many seconds, for ever."""
@@ -131,7 +136,8 @@ class Keeper:
 
     async def look(self) -> None:
         """Look once. What has changed is read once it has stayed the same from one look to the next: a certificate and
-        its key are two files, and are seldom put there at the same moment."""
+        its key are two files, and are seldom put there at the same moment. What could not be used is read again at each
+        look: it may have been the file system that failed, or llmux that had no descriptors."""
         config = self._config
         files = watched_files(config)
         if not files:
@@ -142,19 +148,27 @@ class Keeper:
             return  # another one was adopted meanwhile
         settled = now == self._seen
         self._seen = now
-        if now != self._read and settled:
-            self._read = now
+        if not settled:
+            return
+        changed = now != self._read
+        self._read = now
+        if changed:
+            self._said.clear()
+        keys_good, certificate_good = self._keys_good, self._certificate_good
+        if changed or not keys_good:
             keys_good = await self._renew_keys(config)
+        if changed or not certificate_good:
             certificate_good = await self._renew_certificate(config)
-            if config is self._config:
-                self.good = keys_good and certificate_good
+        if config is self._config:
+            self._keys_good, self._certificate_good = keys_good, certificate_good
 
     async def _renew_keys(self, config: Config) -> bool:
         secrets = await asyncio.to_thread(read_secrets, config)
         if config is not self._config:
             return False
         if secrets.faults:
-            log.error("keys_not_reloaded", error=str(config.error(secrets.faults)))
+            if self._is_news(told := str(config.error(secrets.faults))):
+                log.error("keys_not_reloaded", error=told)
             return False
         self._apply(access_of(config, secrets))
         log.info("keys_reloaded", api_keys=len(secrets.api_keys), admin_keys=len(secrets.admin_keys))
@@ -167,7 +181,8 @@ class Keeper:
         try:
             loaded = await asyncio.to_thread(load_certificate, *files)
         except CertificateError as error:
-            log.error("certificate_not_reloaded", error=str(error))
+            if self._is_news(str(error)):
+                log.error("certificate_not_reloaded", error=str(error))
             return False
         expiry = await asyncio.to_thread(not_after, files[0])
         if config is self._config:
@@ -175,6 +190,12 @@ class Keeper:
             self.not_after = expiry
             log.info("certificate_reloaded", cert=str(files[0]))
         return True
+
+    def _is_news(self, error: str) -> bool:
+        """Whether the log was not told yet of what cannot be used."""
+        news = error not in self._said
+        self._said.add(error)
+        return news
 
 
 def watched_files(config: Config) -> tuple[Path, ...]:

@@ -104,8 +104,11 @@ class Remembering:
             while True:
                 await asyncio.sleep(SAVE_SECS)
                 await asyncio.to_thread(costs.save, driver.core.costs.learned())
+                # Again, if the disk was full; and by those who save them anyway, so that the newest are written last.
+                if orders.failing:
+                    self._standing_changed.set()
                 if self._begun:
-                    await asyncio.to_thread(owners.save, driver.owners())  # again, if the disk was full
+                    self._owners_changed.set()
 
         tasks = [
             asyncio.create_task(one)
@@ -130,7 +133,7 @@ class Remembering:
                     if self._begun:  # not otherwise, as with the orders: a start that failed knows nothing yet
                         await asyncio.to_thread(owners.save, driver.owners())
                     await asyncio.to_thread(costs.save, driver.core.costs.learned())
-                    if self._standing_changed.is_set():
+                    if self._standing_changed.is_set() or orders.failing:
                         await asyncio.to_thread(orders.save, driver.standing())
 
 

@@ -202,10 +202,15 @@ class _Orders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OrderStore:
-    """The standing orders of one llmux, in the folder of its costs."""
+    """The standing orders of one llmux, in the folder of its costs.
+
+    Attributes:
+        failing: those that were to be saved last could not be.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ORDERS_FILE
+        self.failing = False
         self._saved: Standing | None = None
         self._one_at_a_time = threading.Lock()
 
@@ -230,13 +235,18 @@ class OrderStore:
         any thread."""
         with self._one_at_a_time:
             if orders == self._saved or (orders == Standing() and not self.path.exists()):
+                self.failing = False
                 return
             content = _Orders(version=version(), saved=time.time(), orders=orders)
             try:
                 _write(self.path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
             except OSError as error:
-                log.error("orders_not_saved", path=str(self.path), error=error.strerror or str(error))
+                self._saved = None
+                if not self.failing:
+                    self.failing = True
+                    log.error("orders_not_saved", path=str(self.path), error=error.strerror or str(error))
                 return
+            self.failing = False
             self._saved = orders
 
 

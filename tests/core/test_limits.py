@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 import llmux
 from llmux.core import CoreSettings, ModelSpec
+from llmux.core.ledger import Model
+from llmux.core.planning import Planner
 from llmux.core.report import snapshot
 from llmux.messages import (
     Arrived,
@@ -38,6 +41,7 @@ from llmux.policy import (
     PriorityPolicy,
     RoundRobinPolicy,
     SwitchPolicy,
+    load_policy,
 )
 from llmux.sim import Arrival, BackendModel, HookTimes, Result, poisson, simulate
 from tests.core.harness import Play, two
@@ -491,3 +495,30 @@ def test_52_an_expiry_looks_only_at_what_has_expired() -> None:
         costs.append(lines_run(lambda: core.handle(TimerFired("wait"), now + 1000.0)))  # noqa: B023
         assert core.ledger.queued == size
     assert costs[0] == costs[1]
+
+
+def test_what_is_known_of_one_goes_for_all_that_need_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While many wait for one device, requests for another are not held up: each of their events looks at the kinds of
+    those who wait, and not at every one of them."""
+    asked: list[str] = []
+    plan, shut_out, obstructed = Planner._plan, Planner._pinned_against, Planner._is_obstructed
+
+    def noted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(planner: Planner, target: Model, *args: Any) -> Any:
+            asked.append(target.name)
+            return original(planner, target, *args)
+
+        return call
+
+    for name, original in (("_plan", plan), ("_pinned_against", shut_out), ("_is_obstructed", obstructed)):
+        monkeypatch.setattr(Planner, name, noted(original))
+    many = tuple(ModelSpec(name=f"m{n}", placements=({"gpu0": 1},)) for n in range(50))
+    other = ModelSpec(name="other", placements=({"gpu1": 1},), pinned=True)
+    play = Play(CoreSettings(models=(other, *many), devices={"gpu0": 1, "gpu1": 1}), load_policy("break-even", {}))
+    play.arrive("other")
+    play.wake("other")
+    for model in many:
+        play.arrive(model.name)
+    asked.clear()
+    play.finish(1)
+    assert len(asked) <= 3, asked

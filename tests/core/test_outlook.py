@@ -322,3 +322,50 @@ def test_to_look_ahead_changes_nothing(name: str) -> None:
                 looked.prospects(model, before + share * (at - before))
         before = at
         assert looked.handle(event, at) == plain.handle(event, at)
+
+
+class Counting(FifoPolicy):
+    """Counts how often it has to look ahead."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def latest(self, view: View, names: Sequence[str], now: float) -> list[float]:
+        self.asked += 1
+        return super().latest(view, names, now)
+
+
+def crowd(policy: SwitchPolicy) -> Play:
+    """A play in which somebody waits for each of a hundred models, every other one on a device of its own kind."""
+    models = tuple(ModelSpec(name=f"m{n}", placements=({f"gpu{n % 2}": 1},)) for n in range(100))
+    settings = CoreSettings(models=models, devices={"gpu0": 1, "gpu1": 1}, max_queue=100, min_active=3.0)
+    play = Play(settings, policy)
+    for n in range(100):
+        play.core.costs.record(None, f"m{n}", 5.0 + n)
+        play.advance(0.001)
+        play.arrive(f"m{n}")
+    return play
+
+
+def test_in_a_crowd_all_turns_are_worked_out_together() -> None:
+    policy = Counting()
+    play = crowd(policy)
+    for told in (lambda n: play.arrive(f"m{n}"), lambda n: play.core.prospects(f"m{n}", play.now)):
+        policy.asked = 0
+        for n in reversed(range(100)):
+            told(n)
+        assert policy.asked == 2  # once for each device
+    play.advance(0.6)  # that was then
+    play.core.prospects("m50", play.now)
+    assert policy.asked == 3
+
+
+def test_in_a_crowd_everybody_is_told_what_he_would_be_told_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = crowd(FifoPolicy())
+    together = [play.core.prospects(f"m{n}", play.now) for n in range(100)]
+    refused = [play.rejected[play.arrive(f"m{n}")].retry_after for n in range(100)]
+    monkeypatch.setattr("llmux.core.outlook._CROWD", 1000)
+    alone = crowd(FifoPolicy())
+    assert together == [alone.core.prospects(f"m{n}", alone.now) for n in range(100)]
+    assert refused == [alone.rejected[alone.arrive(f"m{n}")].retry_after for n in range(100)]
+    assert len({*refused}) > 50  # places count: only on different devices can two be told the same

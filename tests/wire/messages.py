@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
+from typing import Any, SupportsIndex
 
 from hypothesis import strategies as st
 
@@ -60,3 +61,16 @@ def splits(draw: st.DrawFn, data: bytes) -> list[bytes]:
         return [data[at : at + 1] for at in range(len(data))]
     cuts = sorted(draw(st.sets(st.integers(1, len(data) - 1), max_size=12)))
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+class Copied(bytes):
+    """Bytes that count how many of them are copied as they are cut."""
+
+    total = 0
+
+    def __getitem__(self, key: SupportsIndex | slice) -> Any:
+        piece = super().__getitem__(key)
+        if isinstance(piece, int):
+            return piece
+        Copied.total += len(piece)
+        return Copied(piece)

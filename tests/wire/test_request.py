@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmux.errors import BadRequestError, BodyTooLargeError, HeadersTooLargeError, LlmuxError
 from llmux.wire.heads import request_head
 from llmux.wire.request import Request, RequestReader
-from tests.wire.messages import FIELDS, Body, framed, splits
+from tests.wire.messages import FIELDS, Body, Copied, framed, splits
 
 
 def reader(max_head: int = 8192, max_body: int = 1 << 20) -> RequestReader:
@@ -205,3 +205,14 @@ def test_a_body_that_comes_in_pieces_is_kept_once() -> None:
     assert reading.complete
     assert isinstance(reading.request.body, bytearray)
     assert len(reading.request.body) == 3_000_000
+
+
+def test_a_chunk_full_of_empty_lines_is_not_copied_again_for_each() -> None:
+    reading = reader(max_body=1 << 20)
+    reading.feed(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    body = Copied(b"10000\r\n" + b"\r\n" * 0x8000 + b"\r\n0\r\n\r\nrest")
+    Copied.total = 0
+    assert reading.feed(body) == b"rest"
+    assert reading.complete
+    assert len(reading.request.body) == 0x10000
+    assert Copied.total < 3 * len(body)

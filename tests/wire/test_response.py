@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmux.errors import BackendError
 from llmux.wire.heads import ends_with_connection, response_head
 from llmux.wire.response import CHUNKED, UNTIL_CLOSE, DecodingResponseReader, ResponseReader
-from tests.wire.messages import FIELDS, Body, framed, splits
+from tests.wire.messages import FIELDS, Body, Copied, framed, splits
 
 
 def feed(reading: ResponseReader, pieces: list[bytes]) -> tuple[bytes, bytes]:
@@ -222,3 +222,13 @@ def test_event_streams_are_known(content_type: bytes, stream: bool) -> None:
     reading = ResponseReader(to_head=False)
     feed(reading, [b"HTTP/1.1 200 OK\r\nContent-Type: " + content_type + b"\r\n\r\n"])
     assert reading.event_stream is stream
+
+
+def test_a_chunk_full_of_empty_lines_is_not_copied_again_for_each() -> None:
+    reading = ResponseReader(to_head=False)
+    reading.feed(CHUNKED_HEAD)
+    body = Copied(b"10000\r\n" + b"\r\n" * 0x8000 + b"\r\n0\r\n\r\n")
+    Copied.total = 0
+    assert reading.feed(body) == (body, b"")
+    assert reading.complete
+    assert Copied.total < 4 * len(body)

@@ -21,6 +21,10 @@ SERVICE_PRIOR = 5.0
 #: Seconds for which those who are turned away are told the same time.
 _TOLD_FOR = 0.5
 
+#: Where more models than this have somebody waiting, the turns of all that are alike are worked out together. With a
+#: thousand, one alone takes a millisecond.
+_CROWD = 32
+
 
 class Turn(NamedTuple):
     """When a model will take requests: in about so many `seconds`, or, with `at_most`, in no more; 0 if that time has
@@ -42,6 +46,9 @@ class _Rest(NamedTuple):
     known: bool = True
 
 
+_Told = tuple[object, float, Turn]  # at what state of things, when, and what
+
+
 class Outlook:
     """Looks ahead in the books of `ledger`, where `policy` decides."""
 
@@ -49,7 +56,8 @@ class Outlook:
         self._ledger = ledger
         self._planner = planner
         self._foreseeing = policy if isinstance(policy, Foreseeing) else None
-        self._told: dict[Model, tuple[object, float, float]] = {}  # at what state of things, when, and what time
+        self._told: dict[Model, _Told] = {}  # in events
+        self._shown: dict[Model, _Told] = {}  # at other times, so that what is told in events does not depend on it
 
     def seconds(self, model: Model, now: float) -> float:
         """Seconds until `model` takes requests, at the latest or at a guess: for those who are turned away.
@@ -57,16 +65,29 @@ class Outlook:
         They may be many, so it is not worked out anew for `_TOLD_FOR`, unless a switch has come further. Only events
         may ask: when it was worked out must be in the log of events, too.
         """
-        things = model.state, model.switch, self._ledger.last_id, bool(model.waiters)
-        told = self._told.get(model)
-        if told is None or told[0] != things or now >= told[1] + _TOLD_FOR:
-            told = self._told[model] = things, now, now + self.turn(model, now).seconds
-        return max(0.0, told[2] - now)
+        told = self._remembered(self._told, model, now)
+        return max(0.0, told[1] + told[2].seconds - now)
+
+    def _remembered(self, told: dict[Model, _Told], model: Model, now: float) -> _Told:
+        """The turn of `model` out of `told`, not older than `_TOLD_FOR`."""
+        known = told.get(model)
+        if known is None or known[0] != self._things(model) or now >= known[1] + _TOLD_FOR:
+            alike: dict[Model, Turn] = {}
+            alike[model] = self.turn(model, now, alike)
+            for one, turn in alike.items():
+                told[one] = self._things(one), now, turn
+            known = told[model]
+        return known
+
+    def _things(self, model: Model) -> object:
+        """A turn that was worked out holds for as long as these do."""
+        return model.state, model.switch, self._ledger.last_id, bool(model.waiters)
 
     def reconfigured(self, policy: SwitchPolicy) -> None:
         """The settings are others, and perhaps `policy` is."""
         self._foreseeing = policy if isinstance(policy, Foreseeing) else None
         self._told.clear()
+        self._shown.clear()
 
     def prospects(self, model: Model, now: float) -> Prospects:
         """Where those who wait for `model` stand. O(those, and what `turn` looks at)."""
@@ -82,8 +103,12 @@ class Outlook:
             else:
                 why = f"no room while {_are(pinned)} pinned"
             return Prospects(places, 0.0, held=why)  # for how long, nobody knows
-        turn = self.turn(model, now)
-        seconds = turn.seconds if turn.known else 0.0
+        if len(ledger.waiting_models) > _CROWD:
+            _, at, turn = self._remembered(self._shown, model, now)
+            seconds = max(0.0, at + turn.seconds - now) if turn.known else 0.0
+        else:
+            turn = self.turn(model, now)
+            seconds = turn.seconds if turn.known else 0.0
         at_once, each = model.spec.max_in_flight, 0.0
         if at_once is not None:
             each = _service(model) / at_once
@@ -91,8 +116,9 @@ class Outlook:
                 at_once = 1
         return Prospects(places, seconds, at_once, each, "", turn.at_most, turn.begun, turn.why)
 
-    def turn(self, model: Model, now: float) -> Turn:
-        """When `model` takes requests again. The planner must have been told to look at `now`. O(models)."""
+    def turn(self, model: Model, now: float, alike: dict[Model, Turn] | None = None) -> Turn:
+        """When `model` takes requests again. The planner must have been told to look at `now`. In a crowd, the turns of
+        those who wait like it are put into `alike`. O(models)."""
         if model.state is ModelState.AWAKE and model.switch is None:
             if not model.full:
                 return Turn(0.0)
@@ -100,9 +126,10 @@ class Outlook:
         if model.switch is not None and model.switch.target is model:
             rest = self._rest(model.switch, now)
             return Turn(rest.seconds, _stage(model.switch), rest.at_most, begun=True)
-        return self._next_turn(model, now)
+        crowd = len(self._ledger.waiting_models) > _CROWD
+        return self._next_turn(model, now, alike if crowd else None)
 
-    def _next_turn(self, model: Model, now: float) -> Turn:
+    def _next_turn(self, model: Model, now: float, alike: dict[Model, Turn] | None) -> Turn:
         """No switch to `model` is under way: when will one begin, and be over?"""
         costs, min_active = self._ledger.costs, self._ledger.settings.min_active
         at, at_most, known, why = now, False, True, ""
@@ -125,21 +152,34 @@ class Outlook:
                 at, at_most, known = plan.until, False, True
                 why = _not_yet(model, before, plan.until)
         mine = waiting_since(model)
-        queue = [one for one in self._planner.waiting() if waiting_since(one) < mine and _compete(one, model)]
-        queue = [*sorted(queue, key=waiting_since), model]
+        everywhere = set(model.spec.everywhere)
+        queue = [
+            one
+            for one in self._planner.waiting()
+            if one is not model
+            and (alike is not None or waiting_since(one) < mine)
+            and not everywhere.isdisjoint(one.spec.everywhere)
+        ]
+        queue = sorted([*queue, model], key=waiting_since)
         latest = self._latest(queue, now)
         if latest is None and isinstance(plan, Plan):
             known = False  # the policy lets it wait, and does not say for how long
+        turn = Turn(0.0)
         for one, due in zip(queue, latest or [now] * len(queue), strict=True):
             if due > at:
                 at, at_most, known, why = due, True, True, _kept(before)
             if before is not None:
                 at += self._drain(before)
             at += costs.expected(None if before is None else before.name, one.name)
-            if one is not model:
-                at += min_active
+            if one is model or (alike is not None and _alike(one, model, now)):
+                turn_of_one = Turn(at - now, why or "others go first", at_most, known=known)
+                if one is model:
+                    turn = turn_of_one
+                if alike is not None:
+                    alike[one] = turn_of_one
+            at += min_active
             before = one
-        return Turn(at - now, why or "others go first", at_most, known=known)
+        return turn
 
     def _latest(self, models: Sequence[Model], now: float) -> Sequence[float] | None:
         """By when the policy has a switch to each of `models` begin, if it can say."""
@@ -191,9 +231,16 @@ def _service(model: Model) -> float:
     return SERVICE_PRIOR if model.service_time is None else model.service_time
 
 
-def _compete(one: Model, other: Model) -> bool:
-    """Whether what the one may be given could be given to the other."""
-    return not set(one.spec.everywhere).isdisjoint(other.spec.everywhere)
+def _alike(one: Model, model: Model, now: float) -> bool:
+    """Whether a turn of the one comes about as one of the other does, but for their places among those who wait."""
+    return (
+        one.state is model.state is ModelState.ASLEEP
+        and one.asked
+        and model.asked
+        and one.wake_not_before <= now
+        and model.wake_not_before <= now
+        and one.spec.placements == model.spec.placements
+    )
 
 
 def _not_yet(model: Model, awake: Model | None, until: float) -> str:

@@ -12,7 +12,7 @@ from llmux.core.devices import Candidate, choose_victims, covers, fits, free_aft
 from llmux.core.ledger import Ledger, Model, Switch
 from llmux.core.settings import Placement
 from llmux.core.worth import Worth, can_share
-from llmux.messages import ModelState
+from llmux.messages import Effect, ModelState
 from llmux.policy.base import Blocked, DeviceView, Plan, Stakes
 
 _ASLEEP, _UNCONFIRMED = ModelState.ASLEEP, ModelState.UNCONFIRMED
@@ -47,6 +47,12 @@ class Planner:
         self._waiting: list[Model] | None = None
         self._waiting_seen = 0
         self._given: dict[str, tuple[Plan, int]] = {}  # the last plan for each model, and how many effects there were
+        # What was found out for one model goes for all that need the same and hold nothing: by their kind.
+        self._kinds: dict[str, int] = {}
+        self._kinds_of: tuple[list[Effect], int, float] = ([], -1, 0.0)  # effects, how many there were, and when
+        self._blocked: dict[int, Blocked] = {}
+        self._obstructed: dict[int, bool] = {}
+        self._shut_out: dict[int, tuple[str, ...]] = {}
         self._weightless = False
         self._shared = False
         self.reconfigured()
@@ -60,6 +66,12 @@ class Planner:
         # Where no two models can be awake together there is nothing to choose, and policies weigh for themselves.
         self._shared = can_share(self._ledger.settings)
         self.worth.reconfigured()
+        numbers: dict[tuple[tuple[tuple[str, int], ...], ...], int] = {}
+        self._kinds = {
+            spec.name: numbers.setdefault(tuple(tuple(each.items()) for each in spec.placements), len(numbers))
+            for spec in self._ledger.settings.models
+        }
+        self._kinds_of = ([], -1, 0.0)
         self._room = None
         self._waiting = None
         self._given = {}
@@ -133,10 +145,16 @@ class Planner:
             alternatives = [placement for placement in alternatives if placement.keys().isdisjoint(avoid)]
             if not alternatives:
                 return Blocked(None, target.spec.everywhere)
+        kind = None if by_operator else self._kind(target)
+        if kind is not None and (blocked := self._blocked.get(kind)) is not None:
+            return blocked  # and so it is all the more if some devices are to be avoided
         free, evictable, later = self._room_for(target, by_operator)
         plan = self._plan(target, alternatives, free, evictable, avoid)
         if plan is None:
-            return Blocked(later, target.spec.everywhere)
+            blocked = Blocked(later, target.spec.everywhere)
+            if kind is not None and not avoid:
+                self._blocked[kind] = blocked
+            return blocked
         if not by_operator:
             self._given[name] = plan, len(self._ledger.out)
         return plan
@@ -266,6 +284,15 @@ class Planner:
         """Whether lost models stand in the way wherever `target` could be placed, or it is lost itself."""
         if target.state is ModelState.LOST:
             return True
+        kind = self._kind(target)
+        known = None if kind is None else self._obstructed.get(kind)
+        if known is None:
+            known = self._is_obstructed(target)
+            if kind is not None:
+                self._obstructed[kind] = known
+        return known
+
+    def _is_obstructed(self, target: Model) -> bool:
         lost = [
             m.placement
             for m in self._ledger.holding.values()
@@ -279,6 +306,15 @@ class Planner:
     def pinned_against(self, target: Model) -> tuple[str, ...]:
         """The pinned models because of which there is no room for `target`, wherever it could be placed; none where
         there is, or where others are in its way. O(models that hold memory)."""
+        kind = self._kind(target)
+        known = None if kind is None else self._shut_out.get(kind)
+        if known is None:
+            known = self._pinned_against(target)
+            if kind is not None:
+                self._shut_out[kind] = known
+        return known
+
+    def _pinned_against(self, target: Model) -> tuple[str, ...]:
         fixed = [
             m
             for m in self._ledger.holding.values()
@@ -289,6 +325,19 @@ class Planner:
             return ()
         free = free_after(self._ledger.settings.devices, [m.placement for m in fixed if m.placement is not None])
         return () if any(fits(placement, free) for placement in self._alternatives(target)) else pinned
+
+    def _kind(self, target: Model) -> int | None:
+        """What `target` has in common with all that need the same and hold nothing; None if it is not one of them. What
+        is known of kinds is kept until something happens, as with `_room_for`."""
+        if target.state is not _ASLEEP:
+            return None
+        effects, seen, at = self._kinds_of
+        if effects is not self._ledger.out or seen != len(effects) or at != self.now:
+            self._kinds_of = self._ledger.out, len(self._ledger.out), self.now
+            self._blocked.clear()
+            self._obstructed.clear()
+            self._shut_out.clear()
+        return self._kinds.get(target.name)
 
     def _alternatives(self, target: Model) -> Sequence[Placement]:
         if target.state is ModelState.UNCONFIRMED and target.placed and target.placement is not None:

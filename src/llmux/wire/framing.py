@@ -24,20 +24,20 @@ class Parser(Protocol):
     def feed_data(self, data: bytes, /) -> None: ...
 
 
-def cut(tail: bytes, data: bytes) -> tuple[int, bytes]:
-    """How many bytes of `data` may be fed next, and the `tail` for the next call.
+def cut(tail: bytes, data: bytes, start: int = 0) -> tuple[int, bytes]:
+    """Up to where `data`, which was fed as far as `start`, may be fed next, and the `tail` for the next call.
 
-    The first answer reaches just past the first CR LF CR LF that ends in `data`, or is all of it. `tail` is what a
-    former call gave, empty at the start of a message: up to three bytes that might begin an empty line.
+    The first answer is just past the first CR LF CR LF that ends behind `start`, or the end. `tail` is what a former
+    call gave, empty at the start of a message: up to three bytes that might begin an empty line.
     """
     if tail:
-        at = (tail + data[:3]).find(EMPTY_LINE)
+        at = (tail + data[start : start + 3]).find(EMPTY_LINE)
         if at >= 0:
-            return at + 4 - len(tail), b""
-    at = data.find(EMPTY_LINE)
+            return start + at + 4 - len(tail), b""
+    at = data.find(EMPTY_LINE, start)
     if at >= 0:
         return at + 4, b""
-    return len(data), (tail + data[-3:])[-3:]
+    return len(data), (tail + data[max(start, len(data) - 3) :])[-3:]
 
 
 class HeadReader:

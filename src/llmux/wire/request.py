@@ -354,18 +354,21 @@ class RequestReader(HeadReader):
         return rest
 
     def _feed_chunked(self, data: bytes) -> bytes:
-        end, self._tail = cut(self._tail, data)
-        before = len(self.request.body)
-        self._parse(data[:end])
-        size = len(self.request.body)
-        if size > self._max_body:
-            raise BodyTooLargeError(f"the request's body is larger than {self._max_body} bytes")
-        # Chunk sizes, extensions and trailers are read and dropped, but not without end. A chunk of one byte, which is
-        # odd but honest, takes five more; what is beyond that counts like a head.
-        self._overhead += end - (size - before)
-        if self._overhead > self._max_head + _CHUNK_OVERHEAD * size:
-            raise HeadersTooLargeError("the request's chunk extensions or trailers are too large")
-        return data[end:]
+        at = 0
+        while at < len(data) and not self.complete:  # content may be full of empty lines: what is left is not copied
+            end, self._tail = cut(self._tail, data, at)
+            before = len(self.request.body)
+            self._parse(data[at:end])
+            size = len(self.request.body)
+            if size > self._max_body:
+                raise BodyTooLargeError(f"the request's body is larger than {self._max_body} bytes")
+            # Chunk sizes, extensions and trailers are read and dropped, but not without end. A chunk of one byte, which
+            # is odd but honest, takes five more; what is beyond that counts like a head.
+            self._overhead += end - at - (size - before)
+            if self._overhead > self._max_head + _CHUNK_OVERHEAD * size:
+                raise HeadersTooLargeError("the request's chunk extensions or trailers are too large")
+            at = end
+        return data[at:]
 
     def _append(self, piece: bytes) -> None:
         body = self.request.body

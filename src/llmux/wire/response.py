@@ -268,10 +268,9 @@ class ResponseReader(HeadReader):
         before, chunks = self._between, self._chunks
         at = 0
         while at < len(data) and not self.complete:
-            piece = data[at:] if at else data
-            end, self._tail = cut(self._tail, piece)
-            self._parse(piece[:end])
-            at += end
+            end, self._tail = cut(self._tail, data, at)
+            self._parse(data[at:end])
+            at = end
         self._between = self._RAW and not self._in_chunk and not self.complete and data.endswith(b"\r\n")
         if before and self._between and self._chunks == chunks + 1 and at <= MAX_LONE_CHUNK:
             self._lone_chunks[at] = data[: data.find(b"\r\n") + 2]
