@@ -106,6 +106,8 @@ class Remembering:
                 await asyncio.to_thread(costs.save, driver.core.costs.learned())
                 if self._begun:
                     await asyncio.to_thread(owners.save, driver.owners())  # again, if the disk was full
+                if orders.failing:
+                    await asyncio.to_thread(orders.save, driver.standing())
 
         tasks = [
             asyncio.create_task(one)
@@ -130,7 +132,7 @@ class Remembering:
                     if self._begun:  # not otherwise, as with the orders: a start that failed knows nothing yet
                         await asyncio.to_thread(owners.save, driver.owners())
                     await asyncio.to_thread(costs.save, driver.core.costs.learned())
-                    if self._standing_changed.is_set():
+                    if orders.failing or self._standing_changed.is_set():
                         await asyncio.to_thread(orders.save, driver.standing())
 
 
