@@ -30,7 +30,7 @@ from llmux.state import (
     OrderStore,
     OwnerStore,
 )
-from tests.gateway.peers import until
+from tests.hooks.conftest import until
 
 MODELS = frozenset("ab")
 
@@ -341,26 +341,49 @@ def test_orders_that_cannot_be_read_are_an_error(
     assert (tmp_path / (ORDERS_FILE + ASIDE)).read_bytes() == content
 
 
+def test_orders_that_could_not_be_written_are_said_once_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    store = OrderStore(tmp_path / "file")
+    store.save(Standing())
+    store.save(ORDERS)
+    store.save(ORDERS)
+    store.save(Standing(released=True))
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    (tmp_path / "file").unlink()
+    assert store.failing
+    store.save(ORDERS)
+    assert OrderStore(tmp_path / "file").load() == ORDERS
+
+
 @pytest.mark.anyio
-async def test_orders_that_could_not_be_saved_are_saved_once_that_is_possible(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("every", [0.01, 3600.0])
+async def test_a_release_that_could_not_be_written_is_written_later(
+    tmp_path: Path, every: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("llmux.remembering.SAVE_SECS", 0.01)
-    model = {"port": 1, "wake": "true", "sleep": "true", "alive": "false"}
-    app, switcher = await build_app(Config.model_validate({"state_dir": str(tmp_path), "models": {"a": model}}))
-
-    def told() -> list[logging.LogRecord]:
-        return [record for record in caplog.records if "orders_not_saved" in record.getMessage()]
-
+    """As soon as the disk has room again, and at the end at the latest."""
+    monkeypatch.setattr("llmux.remembering.SAVE_SECS", every)
+    folder = tmp_path / "state"
+    path = folder / ORDERS_FILE
+    config = Config.model_validate(
+        {"state_dir": str(folder), "models": {"a": {"port": 1, "wake": "true", "sleep": "true", "alive": "false"}}}
+    )
+    app, switcher = await build_app(config)
     async with app.serving(port=0):
-        (tmp_path / ORDERS_FILE).mkdir()  # no file can take its place
-        await switcher.release(refuse=False)
-        await until(told)
-        (tmp_path / ORDERS_FILE).rmdir()
-        await until((tmp_path / ORDERS_FILE).exists)
-        assert len(told()) == 1
-        saved = await asyncio.to_thread(OrderStore(tmp_path).load)
-    assert saved == Standing(released=False)
+        path.mkdir()  # nothing can be put in its place
+        await switcher.release()
+        await until(lambda: "orders_not_saved" in caplog.text)
+        path.rmdir()
+        if every < 1:
+            await until(path.exists)
+    assert await asyncio.to_thread(OrderStore(folder).load) == Standing(released=False)
+
+
+def test_the_start_does_not_wait_for_somebody_to_write_to_a_pipe(tmp_path: Path) -> None:
+    for name in (FILE, ORDERS_FILE, OWNERS_FILE):
+        os.mkfifo(tmp_path / name)
+    assert CostStore(tmp_path).load(MODELS) == Learned()
+    assert OrderStore(tmp_path).load() == Standing()
+    assert OwnerStore(tmp_path).load(MODELS) == dict.fromkeys("ab", ModelState.UNCONFIRMED)
 
 
 @pytest.mark.anyio

@@ -205,13 +205,14 @@ class OrderStore:
     """The standing orders of one llmux, in the folder of its costs.
 
     Attributes:
-        failing: those that were to be saved last could not be.
+        failing: whether the last orders that were to be written could not be.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ORDERS_FILE
         self.failing = False
         self._saved: Standing | None = None
+        self._not_saved: Standing | None = None
         self._one_at_a_time = threading.Lock()
 
     def load(self) -> Standing:
@@ -242,9 +243,10 @@ class OrderStore:
                 _write(self.path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
             except OSError as error:
                 self._saved = None
-                if not self.failing:
-                    self.failing = True
+                if not self.failing or orders != self._not_saved:  # once for each, however often it is tried
                     log.error("orders_not_saved", path=str(self.path), error=error.strerror or str(error))
+                self.failing = True
+                self._not_saved = orders
                 return
             self.failing = False
             self._saved = orders
@@ -323,7 +325,8 @@ class OwnerStore:
 
 def _content(path: Path) -> bytes:
     """What the file has; raises a `ValueError` if that is more than any such file may have."""
-    with path.open("rb") as file:
+    # Whatever is there: the start must not wait for somebody to write to a pipe.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES} bytes")

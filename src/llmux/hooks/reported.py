@@ -8,8 +8,8 @@ rest is a few system calls that take 0.01 ms together. Removing a file may take 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import secrets
 import shutil
 import stat
 from typing import Final
@@ -67,16 +67,14 @@ class BackendFile:
 
 
 class BackendFolder:
-    """A folder that only this user can look into, in $TMPDIR or /tmp; made when the first file is wanted.
+    """A folder that only this user can look into, in $TMPDIR or /tmp; made when the first file is wanted."""
 
-    Args:
-        name: part of the folder's name; nobody else may guess it.
-    """
-
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         place = os.environ.get("TMPDIR", "")
         # Hooks run in another folder, so it must not be a relative one.
-        self.path = f"{place if place.startswith('/') else '/tmp'}/llmux-{name}"  # noqa: S108  # its owner is checked
+        self._place = place if place.startswith("/") else "/tmp"  # noqa: S108  # nobody guesses what is put behind it
+        self._path = self._new_path()
+        self._given_up: list[str] = []
 
     def file(self, name: str) -> BackendFile:
         """A file that nobody has made yet. `name` must not be that of an earlier one.
@@ -85,16 +83,34 @@ class BackendFolder:
             OSError: there is no place for it.
         """
         try:
-            found = os.lstat(self.path)
+            found = os.lstat(self._path)
         except FileNotFoundError:  # at first, and when it was cleared away, as old folders are
-            os.mkdir(self.path, 0o700)
-        else:  # and then made by somebody else who had seen its name?
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-                raise PermissionError(errno.EPERM, "belongs to somebody else", self.path)
-        return BackendFile(f"{self.path}/{name}")
+            os.mkdir(self._path, 0o700)
+        else:
+            if not _is_ours(found):
+                # A hook has opened it to others, say, or somebody who had seen its name has made it anew.
+                path = self._new_path()
+                os.mkdir(path, 0o700)
+                self._given_up.append(self._path)
+                self._path = path
+        return BackendFile(f"{self._path}/{name}")
 
     def remove(self) -> None:
-        """Remove it, with all that is in it, if it is this user's."""
-        with contextlib.suppress(OSError):
-            if os.lstat(self.path).st_uid == os.geteuid():
-                shutil.rmtree(self.path, ignore_errors=True)
+        """Remove it, and those that it took the place of, with all that is in them, if they are this user's."""
+        for path in (*self._given_up, self._path):
+            with contextlib.suppress(OSError):
+                found = os.lstat(path)
+                if found.st_uid != os.geteuid():
+                    continue
+                if stat.S_ISDIR(found.st_mode):
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    os.unlink(path)
+
+    def _new_path(self) -> str:
+        return f"{self._place}/llmux-{secrets.token_hex(8)}"
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    """Whether it is a folder of this user's, for nobody else."""
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077

@@ -116,8 +116,8 @@ class HookRunner:
         self._doubted: dict[str, str] = {}  # models whose alive hook is not asked the next time, and why
         self._running: dict[int, Run | _Waiting | None] = {}  # None: its end is about to be reported
         self._background: set[Run] = set()
-        self._backend_folder = BackendFolder(self._token)
-        self._backend_files: dict[int, BackendFile] = {}  # by run of a wake hook
+        self._backend_folder = BackendFolder()
+        self._backend_files: dict[int, BackendFile | OSError] = {}  # by run of a wake hook; or why there can be none
         self._killed = False
         self._reserve = Reserve()
         self._idle = asyncio.Event()
@@ -269,12 +269,19 @@ class HookRunner:
         """The path of a file for the backend's address; empty if there can be none, which most hooks will not mind."""
         try:
             file = self._backend_files[run_id] = self._backend_folder.file(str(run_id))
-        except OSError:
+        except OSError as error:
+            self._backend_files[run_id] = error
             return ""
         return file.path
 
-    def _judge(self, file: BackendFile, model: str, hook: Hook, result: HookResult) -> HookResult:
+    def _judge(self, file: BackendFile | OSError, model: str, hook: Hook, result: HookResult) -> HookResult:
         """What becomes of a result when the hook may have said where its backend is."""
+        if isinstance(file, OSError):
+            if result.outcome is not Outcome.FAILED:
+                return result
+            # Maybe for that reason: a shell only says that it cannot create a file without a name.
+            why = f"{BACKEND_VARIABLE} was empty, as nothing can be made in TMPDIR: {file.strerror}"
+            return replace(result, detail=f"{result.detail}; {why}")
         if not file.exists():
             return result
         try:
