@@ -287,7 +287,7 @@ async def test_an_idle_connection_that_the_backend_closed_is_not_used() -> None:
 @pytest.mark.fault(33)
 async def test_an_idle_connection_is_given_up_before_vllm_would_close_it() -> None:
     """With the limit that nobody has set: vLLM's uvicorn closes a connection that is idle for so long."""
-    theirs = uvicorn.Config("none").timeout_keep_alive
+    theirs = uvicorn.Config("none", log_config=None).timeout_keep_alive
     settings = gateway_settings(Config(models={"m": ModelConfig(port=1, wake="w", sleep="s", alive="a")}))
     async with rig(settings=settings) as gateway:
         client = await gateway.client()
