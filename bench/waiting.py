@@ -336,9 +336,9 @@ def main() -> None:
         )
     else:
         for max_in_flight in (256, None):
-            most = (
-                hard - 2_000 if max_in_flight else (hard - 2_000) // 2
-            )  # llmux keeps some for hooks and idle connections
+            most = hard - 2_000  # llmux keeps some for hooks and idle connections
+            if max_in_flight is None:
+                most //= 2
             with tempfile.TemporaryDirectory() as folder:
                 uvloop.run(measure(min(options.requests, most), options.rounds, max_in_flight, Path(folder)))
 

@@ -5,8 +5,8 @@ Reads the books, changes nothing. It is also the view that a policy gets.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from llmux.core.devices import Candidate, choose_victims, covers, fits, free_after
 from llmux.core.ledger import Ledger, Model, Switch
@@ -16,6 +16,8 @@ from llmux.messages import Effect, ModelState
 from llmux.policy.base import Blocked, DeviceView, Plan, Stakes
 
 _ASLEEP, _UNCONFIRMED = ModelState.ASLEEP, ModelState.UNCONFIRMED
+
+_T = TypeVar("_T")
 
 
 class _Evictable(NamedTuple):
@@ -284,13 +286,7 @@ class Planner:
         """Whether lost models stand in the way wherever `target` could be placed, or it is lost itself."""
         if target.state is ModelState.LOST:
             return True
-        kind = self._kind(target)
-        known = None if kind is None else self._obstructed.get(kind)
-        if known is None:
-            known = self._is_obstructed(target)
-            if kind is not None:
-                self._obstructed[kind] = known
-        return known
+        return self._of_kind(self._obstructed, target, self._is_obstructed)
 
     def _is_obstructed(self, target: Model) -> bool:
         lost = [
@@ -306,13 +302,7 @@ class Planner:
     def pinned_against(self, target: Model) -> tuple[str, ...]:
         """The pinned models because of which there is no room for `target`, wherever it could be placed; none where
         there is, or where others are in its way. O(models that hold memory)."""
-        kind = self._kind(target)
-        known = None if kind is None else self._shut_out.get(kind)
-        if known is None:
-            known = self._pinned_against(target)
-            if kind is not None:
-                self._shut_out[kind] = known
-        return known
+        return self._of_kind(self._shut_out, target, self._pinned_against)
 
     def _pinned_against(self, target: Model) -> tuple[str, ...]:
         fixed = [
@@ -325,6 +315,15 @@ class Planner:
             return ()
         free = free_after(self._ledger.settings.devices, [m.placement for m in fixed if m.placement is not None])
         return () if any(fits(placement, free) for placement in self._alternatives(target)) else pinned
+
+    def _of_kind(self, known: dict[int, _T], target: Model, find: Callable[[Model], _T]) -> _T:
+        """What `find` says of `target`: found out once for all of its kind, if it has one."""
+        kind = self._kind(target)
+        if kind is None:
+            return find(target)
+        if kind not in known:
+            known[kind] = find(target)
+        return known[kind]
 
     def _kind(self, target: Model) -> int | None:
         """What `target` has in common with all that need the same and hold nothing; None if it is not one of them. What
