@@ -216,3 +216,12 @@ def test_a_chunk_full_of_empty_lines_is_not_copied_again_for_each() -> None:
     assert reading.complete
     assert len(reading.request.body) == 0x10000
     assert Copied.total < 3 * len(body)
+
+
+def test_empty_lines_before_a_request_are_not_copied_again_for_each() -> None:
+    reading = reader(max_head=1 << 18)
+    many = Copied(b"\r\n" * 0x8000 + b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest")
+    Copied.total = 0
+    assert reading.feed(many) == b"rest"
+    assert (reading.complete, reading.request.path) == (True, b"/")
+    assert Copied.total < 3 * len(many)

@@ -70,14 +70,19 @@ class HeadReader:
                 self._read(data[:end])
                 if self._headers_done:
                     self._remember(split[0], split[1])
-        else:
-            end, self._tail = cut(self._tail, data)
-            piece = data[:end]
-            self._head_size = end if self._head is None else len(self._head) + end
+            return data[end:]
+        at = 0
+        while at < len(data):  # many empty lines may come before a head: what is left is not copied for each
+            end, self._tail = cut(self._tail, data, at)
+            piece = data[at:end]
+            at = end
+            self._head_size = len(piece) if self._head is None else len(self._head) + len(piece)
             if self._head_size > self._head_room():
                 raise self._too_large()
             self._read(piece)
-        return data[end:]
+            if self._headers_done or self._head is None:  # the second: an interim response
+                break
+        return data[at:]
 
     def _read(self, piece: bytes) -> None:
         """Have `piece` of a head, or all of it, judged; and what it says taken in once that is all."""
