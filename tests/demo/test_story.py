@@ -113,6 +113,16 @@ def test_a_question_shows_its_phases_its_speed_and_its_answer(story: Story) -> N
     assert answer.strip() == "Because [of] it."
 
 
+def test_on_a_narrow_terminal_the_phases_take_two_rows_and_none_is_torn_apart(story: Story) -> None:
+    ask = story.ask("gemma3", "Why?", 10.0)
+    play_a_switch(story)
+    story.received(ask, "So.", 11, 14.0)
+    story.ended(ask, 16.0)
+    rows = [row.strip() for row in rendered(ask_block(ask, 99.0), 80).splitlines()]
+    assert rows[2].endswith("first token 0.25 s")
+    assert rows[3] == "11 tokens, 5/s"
+
+
 def test_a_failed_question_shows_why(story: Story) -> None:
     ask = story.ask("gemma3", "Why?", 0.0)
     story.ended(ask, 1.0, "503: [it] would not wake")

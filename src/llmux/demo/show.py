@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from rich import box
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
@@ -111,12 +112,8 @@ def _bar(spent: dict[str, float]) -> Text:
     return bar
 
 
-def _legend(ask: Ask, spent: dict[str, float]) -> Text:
-    legend = Text()
-    for index, part in enumerate(_parts(ask, spent)):
-        legend.append("  " if index else "")
-        legend.append_text(part)
-    return legend
+def _legend(ask: Ask, spent: dict[str, float]) -> RenderableType:
+    return Columns(_parts(ask, spent), padding=(0, 2))  # on a narrow terminal, in rows: no part of it is torn apart
 
 
 def _parts(ask: Ask, spent: dict[str, float]) -> list[Text]:
@@ -124,7 +121,7 @@ def _parts(ask: Ask, spent: dict[str, float]) -> list[Text]:
     for phase in PHASES:
         if phase == TOKENS and (speed := ask.tokens_per_second) is not None:
             parts.append(Text(f"{ask.tokens} tokens, {speed:.0f}/s", style=f"bold {COLOURS[phase]}"))
-        elif phase in spent and (phase != QUEUE or spent[phase] >= 0.01):
+        elif phase in spent and (phase not in (QUEUE, DRAIN) or spent[phase] >= 0.01):
             parts.append(Text(f"{phase} {spent[phase]:.2f} s", style=COLOURS[phase]))
     return parts
 
