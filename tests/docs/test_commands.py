@@ -62,12 +62,12 @@ class Terminal:
         (folder / "a.wav").write_bytes(b"RIFF")
         (folder / ".config/fish/completions").mkdir(parents=True)
 
-    async def start(self, command: str) -> asyncio.subprocess.Process:
+    async def start(self, command: str, stdin: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *("bash", "-c", re.sub(rf"(?<!\w)({'|'.join(map(re.escape, self.words))})(?!\w)", self.meant, command)),
             cwd=self.folder,
             env=self.environment,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
@@ -79,8 +79,12 @@ class Terminal:
     async def run(self, command: str) -> str:
         """Its output, once it has ended well."""
         async with asyncio.timeout(DEADLINE):
-            process = await self.start(command)
-            told, _ = await process.communicate(b"y\n")
+            yes, ours = os.pipe()
+            os.write(ours, b"y\n")  # now: it may have ended before anything could be written to it
+            os.close(ours)
+            process = await self.start(command, yes)
+            os.close(yes)
+            told, _ = await process.communicate()
         assert process.returncode == 0, f"{command}: {told.decode()}"
         return told.decode()
 
