@@ -273,7 +273,9 @@ def test_a_stuck_disk_makes_a_gap_and_the_log_says_so(opened: Open, tmp_path: Pa
     os.mkfifo(pipe)
     limit = 200_000
     recorder = opened(pipe, queue_bytes=limit)
-    count = 0
+    count = 2000
+    record(recorder, count)
+    wait_until(lambda: recorder._writer.taken > 0)  # more than the pipe holds: the thread is stuck from now on
     while recorder.dropped < 500:
         count += 1
         record(recorder, 1, count)
