@@ -3,9 +3,12 @@ machine that has other things to do holds up for some seconds."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +50,15 @@ def threads_that_write_are_waited_for() -> Iterator[None]:
         patch.setattr(logs, "WAIT_SECS", 60.0)
         patch.setattr(writer, "CLOSE_SECS", 60.0)
         yield
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Path]:
+    """A device that is always full. What llmux writes to it keeps all others from writing there, so that it is one
+    test's at a time, those of other processes included."""
+    with open(Path(tempfile.gettempdir()) / f"llmux-tests-{os.getuid()}-full-disk", "w", encoding="utf-8") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield Path("/dev/full")
 
 
 def pytest_configure(config: pytest.Config) -> None:
