@@ -1,13 +1,32 @@
-"""What every test gets: uvloop under the async ones, and a failure for anything that blocks the loop."""
+"""What every test gets: uvloop under the async ones, a failure for anything that blocks the loop, and none for what a
+machine that has other things to do holds up for some seconds."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import HealthCheck, settings
+
+from llmux import logs
+from llmux.logfile import writer
+
+# What is made up is always the same, unless new examples are asked for; and how long one takes says nothing.
+settings.register_profile(
+    "llmux",
+    derandomize="LLMUX_FUZZ" not in os.environ,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.load_profile("llmux")
 
 
 @pytest.fixture
@@ -22,6 +41,24 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
     with blockbuster_ctx("llmux") as guard:
         guard.functions["os.mkdir"].can_block_in("llmux/hooks/reported.py", "file")  # once, before the first wake
         yield guard
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads_that_write_are_waited_for() -> Iterator[None]:
+    """llmux stops waiting for them sooner than a busy machine may let them write. What is lost then is no fault."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "WAIT_SECS", 60.0)
+        patch.setattr(writer, "CLOSE_SECS", 60.0)
+        yield
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Path]:
+    """A device that is always full. What llmux writes to it keeps all others from writing there, so that it is one
+    test's at a time, those of other processes included."""
+    with open(Path(tempfile.gettempdir()) / f"llmux-tests-{os.getuid()}-full-disk", "w", encoding="utf-8") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield Path("/dev/full")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -225,8 +225,8 @@ def test_two_at_a_time_do_not_mix(opened: Open, tmp_path: Path, caplog: pytest.L
 
 
 @pytest.mark.fault(55)
-def test_a_full_disk_holds_nobody_up(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
-    log = opened(Path("/dev/full"), queue_bytes=2000)
+def test_a_full_disk_holds_nobody_up(full_disk: Path, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    log = opened(full_disk, queue_bytes=2000)
     note(log, 1000)
     assert 900 < log.dropped < 1000
     wait_until(lambda: bool(logged(caplog, "access_log_failing")))

@@ -24,7 +24,7 @@ Every request ends in one class:
 The hooks keep a shadow of who really holds memory (`shadow.py`): no model may be woken on a device that another one
 holds. The exit status is 1 if anything was lost, unexplained or held twice; if a hook failed or a model died without a
 cause; if an order or a reload was not carried out; if the event log cannot be replayed to the same decisions; if a life
-of llmux has grown in memory, tasks or descriptors; or if fewer requests than `report.RIGHT` were answered right.
+of llmux has grown in memory, tasks or descriptors; or if fewer requests than `--right` were answered right.
 
 The seed fixes what is asked and which trouble is made when, not when the machine gets round to it.
 """
@@ -50,9 +50,9 @@ from . import usage
 from .box import LONGEST_WAIT, Box
 from .clients import Client, Tally
 from .diary import parts, read_diary
-from .judge import Judge
+from .judge import MARGIN, Judge
 from .plan import Trouble, plan
-from .report import Result
+from .report import RIGHT, Result
 from .shadow import read_notes
 from .troubles import Chaos
 
@@ -133,9 +133,9 @@ async def soaked(options: argparse.Namespace, box: Box, troubles: list[Trouble],
             raise
         status = -1
     diary, notes = read_diary(box.events), read_notes(box.folder / "shadow.log")
-    judge = Judge(diary, notes, chaos.deeds, box.devices, waits=LONGEST_WAIT, offset=box.offset)
+    judge = Judge(diary, notes, chaos.deeds, box.devices, waits=LONGEST_WAIT, offset=box.offset, margin=options.margin)
     verdict = judge.judge(tally.judged)
-    result = Result(box, tally, chaos, diary, notes, verdict, status, options.minutes, options.seed)
+    result = Result(box, tally, chaos, diary, notes, verdict, status, options.minutes, options.seed, options.right)
     result.replay = await replayed(box)
     result.faults = result.find_faults()
     return result
@@ -159,6 +159,10 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--trouble-every", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("--restart-every", type=float, default=4.0, metavar="MINUTES", help="kill -9 of llmux itself")
+    parser.add_argument("--right", type=float, default=RIGHT, metavar="SHARE", help="that must be answered right")
+    parser.add_argument(
+        "--margin", type=float, default=MARGIN, metavar="SECONDS", help="more, on a machine that stands still at times"
+    )
     parser.add_argument("--json", type=Path, help="write the result here as well")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="work in this folder, and leave it")
     parser.add_argument("--plan", action="store_true", help="only say which troubles the seed makes")

@@ -69,9 +69,9 @@ class Span:
     ended: float
     left: float = math.inf
 
-    def covers(self, end: End) -> bool:
+    def covers(self, end: End, margin: float) -> bool:
         return (
-            end.model in self.models and end.code in self.codes and self.began <= end.ended <= self.ended + MARGIN
+            end.model in self.models and end.code in self.codes and self.began <= end.ended <= self.ended + margin
             and self.left > 0
         )  # fmt: skip
 
@@ -88,7 +88,8 @@ class Verdict:
 
 class Judge:
     """Goes through a run once it is over. `devices` are those on which each model may be; `waits` is the longest time
-    that a request may wait, in seconds; `offset` is Unix time less the monotonic clock."""
+    that a request may wait, in seconds; `offset` is Unix time less the monotonic clock; `margin` stands in
+    for `MARGIN`."""
 
     def __init__(
         self,
@@ -99,7 +100,9 @@ class Judge:
         *,
         waits: float,
         offset: float,
+        margin: float = MARGIN,
     ) -> None:
+        self.margin = margin
         self.diary = diary
         self.deeds = list(deeds)
         self.devices = devices
@@ -129,7 +132,7 @@ class Judge:
         return self.verdict
 
     def _why(self, end: End) -> str | None:
-        found = [span for span in self.spans if span.covers(end)]
+        found = [span for span in self.spans if span.covers(end, self.margin)]
         if found:  # what cannot be used up goes first
             span = max(found, key=lambda one: (one.left, -one.began))
             span.left -= 1
@@ -147,11 +150,12 @@ class Judge:
         if run.outcome in ("ok", "") or run.hook == "alive":
             return ""
         for at, trouble in self.taken[run.model, run.hook]:
-            if run.began - MARGIN <= at <= run.ended:
+            if run.began - self.margin <= at <= run.ended:
                 return f"{run.hook} hook: {trouble}"
         if run.hook == "wake":
             for deed in self.deeds:
-                if deed.kind == "kill" and deed.model == run.model and run.began - MARGIN <= deed.began <= run.ended:
+                killed = deed.kind == "kill" and deed.model == run.model
+                if killed and run.began - self.margin <= deed.began <= run.ended:
                     return "backend killed while it woke"
             for other in self.diary.runs:
                 if other.life == run.life - 1 and other.model == run.model and other.ended == math.inf:
@@ -198,8 +202,9 @@ class Judge:
 
     def _of_death(self, at: float, model: str, detail: str) -> Iterable[Span]:
         woke = max((step.at for step in self.diary.steps[model] if step.at < at and step.new == "awake"), default=0.0)
-        struck = [d for d in self.deeds if d.kind == "kill" and d.model == model and woke - MARGIN <= d.began <= at]
-        alive = [taken for when, taken in self.taken[model, "alive"] if max(woke, at - 20) - MARGIN <= when <= at]
+        margin = self.margin
+        struck = [d for d in self.deeds if d.kind == "kill" and d.model == model and woke - margin <= d.began <= at]
+        alive = [taken for when, taken in self.taken[model, "alive"] if max(woke, at - 20) - margin <= when <= at]
         if not struck and not alive:
             self.verdict.deaths.append(f"{model}: {detail}, at {at:.2f}")
             return

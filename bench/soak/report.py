@@ -42,6 +42,7 @@ class Result:
     status: int
     minutes: float
     seed: int
+    right: float = RIGHT
     replay: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -65,8 +66,8 @@ class Result:
         left = [model for model in self.box.ports if self.box.pid_of(model) is not None]
         if left:
             faults.append(f"still up, though on_exit is sleep: {', '.join(left)}")
-        if tally.ends["right"] < RIGHT * stayed:
-            faults.append(f"{tally.ends['right']} of {stayed} were answered right, which is less than {RIGHT:.0%}")
+        if tally.ends["right"] < self.right * stayed:
+            faults.append(f"{tally.ends['right']} of {stayed} were answered right, which is less than {self.right:.0%}")
         whole = range(int(self.minutes))
         faults += [f"minute {minute + 1}: nothing was answered right" for minute in whole if not tally.minutes[minute]]
         return faults

@@ -94,9 +94,11 @@ class Chaos:
                 await client.post(
                     f"http://127.0.0.1:{self.box.ports[model]}/_script", json=FAULTS[trouble.detail], timeout=5.0
                 )
-            except httpx.HTTPError:
+            except httpx.ConnectError:
                 self.deeds.remove(deed)  # it is not up after all
                 continue
+            except httpx.HTTPError:
+                pass  # whether it has heard of it is not known
             return True
         return False
 

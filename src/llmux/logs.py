@@ -37,6 +37,9 @@ ITEM_LIMIT = 100
 QUEUE_LIMIT = 10_000
 """How many lines may wait to be written; more are dropped."""
 
+WAIT_SECS = 1.0
+"""How long `flush` and `shutdown` wait for what is queued, in seconds."""
+
 logging.getLogger("llmux").addHandler(logging.NullHandler())  # or logging's last resort would write warnings to stderr
 
 
@@ -73,7 +76,7 @@ def configure(level: int = logging.INFO, fmt: str = "auto", stream: TextIO | Non
 
 
 def shutdown() -> None:
-    """Write what is queued, waiting a second at most, and undo `configure`."""
+    """Write what is queued, waiting `WAIT_SECS` at most, and undo `configure`."""
     root = logging.getLogger()
     for handler in _handlers():
         root.removeHandler(handler)
@@ -81,7 +84,7 @@ def shutdown() -> None:
 
 
 def flush() -> None:
-    """Wait until what was logged so far is written, a second at most."""
+    """Wait until what was logged so far is written, `WAIT_SECS` at most."""
     for handler in _handlers():
         handler.flush()
 
@@ -197,11 +200,11 @@ class _Handler(logging.Handler):
     def flush(self) -> None:
         written = threading.Event()
         self._lines.put(written)
-        written.wait(timeout=1.0)
+        written.wait(timeout=WAIT_SECS)
 
     def close(self) -> None:
         self._lines.put(None)
-        self._thread.join(timeout=1.0)
+        self._thread.join(timeout=WAIT_SECS)
         super().close()
 
     def _write_all(self) -> None:

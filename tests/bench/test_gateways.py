@@ -36,7 +36,8 @@ def test_every_measure_has_figures_for_llmux_and_for_the_ceiling(written: Path) 
     assert found["streams", "llmux"]["cpu"] > 0
     assert found["streams", CEILING]["p50"] > 0
     assert found["memory", "llmux"]["each"] > 0
-    assert found["switch", "llmux"]["switch"] > found["switch", "llmux"]["hooks"] > 0
+    (switches,) = [row["rounds"] for row in results if (row["measure"], row["peer"]) == ("switch", "llmux")]
+    assert min(switches["switch"]) > min(switches["hooks"]) > 0  # of the others, more or less is the machine's
 
 
 def test_the_document_says_what_was_not_measured_and_why(written: Path) -> None:

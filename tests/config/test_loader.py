@@ -591,7 +591,7 @@ def test_yaml_reads_what_pyyaml_writes(data: object, flow: bool) -> None:
     assert faults == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     st.text()
     | st.lists(st.sampled_from([*"{}[]:,-&*!|>'\"%@`#?~<1a \n\t", "<<", ": ", "- ", "*a", "&a "])).map("".join)
@@ -623,7 +623,7 @@ PLACES = [["models"], ["devices"], ["policy"], ["models", "a"], ["models", "b"],
     ["models", "a", "aliases"], ["models", "b", "hook_timeout_secs"], ["hook_timeout_secs"], []]  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from(PLACES), st.integers(0, 9), DATA, st.text(max_size=3)), min_size=1, max_size=4),
     st.booleans(),

@@ -26,10 +26,16 @@ from llmux.testing import SimulatedBackend
 pytestmark = pytest.mark.anyio
 
 
+LONG = 100_000
+"""Tokens of an answer that ends when somebody ends it. `SHORT` is what a request asks for that is to be answered."""
+
+SHORT = {"max_tokens": 1}
+
+
 @pytest.fixture
 async def base(tmp_path: Path) -> AsyncIterator[str]:
     """Two models of one backend, of which one cannot be woken, and a third with a slash in its name."""
-    async with SimulatedBackend(["good", "bad", "org/good"], tokens_per_second=20).serving() as (_, port):
+    async with SimulatedBackend(["good", "bad", "org/good"], tokens=LONG, tokens_per_second=20).serving() as (_, port):
         hooks = {"sleep": "true", "alive": "false"}
         config = Config.model_validate(
             {
@@ -85,7 +91,7 @@ async def test_switching_and_what_is_told_of_it(client: httpx.AsyncClient) -> No
 
 
 async def test_a_switch_that_clients_cause(client: httpx.AsyncClient) -> None:
-    question = {"model": "good", "messages": [{"role": "user", "content": "hi"}]}
+    question = {"model": "good", "messages": [{"role": "user", "content": "hi"}], **SHORT}
     assert (await client.post("/v1/chat/completions", json=question)).status_code == 200
     (switch,) = (await get(client, "/switches"))["switches"]
     assert switch["cause"] == "demand"
@@ -146,7 +152,7 @@ async def test_what_is_nowhere_is_told_where_to_look(client: httpx.AsyncClient) 
 
 
 async def test_cancelling_requests(client: httpx.AsyncClient) -> None:
-    question = {"model": "good", "messages": [], "stream": True, "max_tokens": 10}
+    question = {"model": "good", "messages": [], "stream": True}
     async with client.stream("POST", "/v1/chat/completions", json=question) as response:
         lines = response.aiter_lines()
         await anext(lines)
@@ -170,9 +176,9 @@ async def test_requests_can_be_told_apart(client: httpx.AsyncClient) -> None:
     asked = [
         asyncio.create_task(client.post(path, json={"model": "good", **more}, headers=headers))
         for path, more, headers in (
-            ("/v1/chat/completions", {"messages": [], "stream": True, "max_tokens": 1}, {}),
+            ("/v1/chat/completions", {"messages": [], "stream": True, **SHORT}, {}),
             ("/v1/embeddings", {"input": "x"}, {"x-llmux-priority": "flex"}),
-            ("/v1/completions", {"prompt": "x", "service_tier": "priority", "max_tokens": 1}, {}),
+            ("/v1/completions", {"prompt": "x", "service_tier": "priority", **SHORT}, {}),
         )
     ]
     await until_waiting(client, 3)
@@ -291,7 +297,7 @@ def explore(schema: Any, base: str) -> dict[str, set[int]]:
 def waiting(operator: httpx.Client, clients: ThreadPoolExecutor) -> int:
     """The number of a request that waits for as long as its model is drained."""
     assert operator.post(f"{PREFIX}/models/good/drain").status_code == 200
-    clients.submit(httpx.post, f"{operator.base_url}/v1/chat/completions", json={"model": "good"}, timeout=60)
+    clients.submit(httpx.post, f"{operator.base_url}/v1/chat/completions", json={"model": "good", **SHORT}, timeout=60)
     while not (requests := operator.get(f"{PREFIX}/requests").json()["requests"]):
         time.sleep(0.01)
     return int(requests[-1]["id"])
@@ -315,7 +321,7 @@ async def test_a_release_holds_requests_until_it_is_resumed(client: httpx.AsyncC
     ready = await client.get("/ready")
     assert (ready.status_code, ready.json()["released"]["refuse"]) == (200, False)
     assert "llmux_released 1.0" in (await client.get("/metrics")).text
-    asked = asyncio.create_task(client.post("/v1/chat/completions", json={"model": "good", "max_tokens": 1}))
+    asked = asyncio.create_task(client.post("/v1/chat/completions", json={"model": "good", **SHORT}))
     await until_waiting(client, 1)
     refused = await post(client, "/models/good/switch", 503)
     assert refused["error"]["code"] == "released"
@@ -353,7 +359,7 @@ async def test_drain_and_pin(client: httpx.AsyncClient) -> None:
 
 
 async def test_how_far_a_stream_is(client: httpx.AsyncClient) -> None:
-    body = {"model": "good", "stream": True, "max_tokens": 100, "messages": [{"role": "user", "content": "hello"}]}
+    body = {"model": "good", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
     async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         events = 0
         async for line in answer.aiter_lines():

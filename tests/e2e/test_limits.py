@@ -228,14 +228,14 @@ def free_port() -> int:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2>/dev/full >/dev/full <&-"])
 async def test_55_a_log_that_cannot_be_written_stops_nothing_and_is_counted(
-    tmp_path: Path, free_port: int, where: str
+    tmp_path: Path, full_disk: Path, free_port: int, where: str
 ) -> None:
     async with SimulatedBackend("a").serving() as (_, port):
         config = await configuration(
             tmp_path,
             models={"a": {"port": port, "wake": "echo up; echo up >&2", "sleep": "true", "alive": "false"}},
             port=free_port,
-            event_log="/dev/full",
+            event_log=str(full_disk),
         )
         command = f"exec {sys.executable} -m llmux -v -c {config} {where}"
         process = await asyncio.to_thread(subprocess.Popen, ["/bin/sh", "-c", command])

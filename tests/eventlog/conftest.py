@@ -13,7 +13,7 @@ from llmux.eventlog.reading import Entry
 from llmux.messages import Effect
 from tests.core.harness import Play, two
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 def header(settings: CoreSettings | None = None, *, part: int = 0, run: str = "r", policy: str = "fifo") -> Header:

@@ -28,7 +28,7 @@ KEY, PROMPT, SAID, SECRET = "sk-canary-key", "canary-prompt", "canary-that-a-hoo
 
 def replay(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llmux", "replay", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE)
+    return subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=DEADLINE)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -213,9 +213,9 @@ def test_files_in_any_order(tmp_path: Path) -> None:
 
 
 def test_the_log_in_the_documents(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "event-log.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "event-log.md").read_text(encoding="utf-8")
     lines = text.partition("```jsonl\n")[2].partition("```")[0]
-    (tmp_path / "log").write_text(lines)
+    (tmp_path / "log").write_text(lines, encoding="utf-8")
     told = replay(tmp_path / "log")
     assert told.returncode == 0, told.stderr
     assert told.stdout.splitlines() == [

@@ -233,8 +233,8 @@ def test_a_file_that_cannot_be_opened_is_an_error_at_the_start(tmp_path: Path) -
 
 
 @pytest.mark.fault(55)
-def test_55_a_full_disk_holds_nobody_up(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
-    recorder = opened(Path("/dev/full"), queue_bytes=2000)
+def test_55_a_full_disk_holds_nobody_up(full_disk: Path, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = opened(full_disk, queue_bytes=2000)
     record(recorder, 1000)
     assert 900 < recorder.dropped < 1000
     wait_until(lambda: bool(logged(caplog, "event_log_failing")))
@@ -273,7 +273,9 @@ def test_a_stuck_disk_makes_a_gap_and_the_log_says_so(opened: Open, tmp_path: Pa
     os.mkfifo(pipe)
     limit = 200_000
     recorder = opened(pipe, queue_bytes=limit)
-    count = 0
+    count = 2000
+    record(recorder, count)
+    wait_until(lambda: recorder._writer.taken > 0)  # more than the pipe holds: the thread is stuck from now on
     while recorder.dropped < 500:
         count += 1
         record(recorder, 1, count)

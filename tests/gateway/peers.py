@@ -8,7 +8,7 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from llmux.records import Scribe
 from llmux.upstream import Dial
 from llmux.wire.rewrite import Params
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds that anything awaited may take before a test fails."""
 
 RESET = struct.pack("ii", 1, 0)
@@ -35,6 +35,43 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110  (any condition at all; most have no event to wait for)
             await asyncio.sleep(0.002)
+
+
+@contextlib.contextmanager
+def nobodys_port() -> Iterator[int]:
+    """A port at which connections are refused, and that nobody else is given meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
+
+
+class SteadyLoop:
+    """The running loop, with a clock that does not go on while nothing else does: at most by one step each time that
+    the loop comes round. By it, what has a deadline is late only if it was not done though there was time to do it, and
+    not because the process stood still, as it may on a busy machine."""
+
+    STEP = 0.01
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time()
+        self._step()
+
+    def _step(self) -> None:
+        self._now += self.STEP
+        self._next = self._loop.call_later(self.STEP, self._step)
+
+    def stop(self) -> None:
+        self._next.cancel()
+
+    def time(self) -> float:
+        return self._now
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        return self._loop.call_later(when - self._now, callback)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
 
 
 # --- the backend ------------------------------------------------------------------------------------------------------
@@ -479,9 +516,11 @@ async def rig(
     access: Access | None = None,
     tls: ssl.SSLContext | None = None,
     scribes: Sequence[Scribe] = (),
+    steady: bool = False,
 ) -> AsyncIterator[Rig]:
     """A gateway with the model `m` behind `backend`. At the end everything must be given back: grants, waiters,
-    buffered bytes, connections on both sides."""
+    buffered bytes, connections on both sides. With `steady`, its deadlines are those of a `SteadyLoop`, as they must be
+    where something has to be done before a short one."""
     if backend is None:
         backend = FakeBackend()
         await backend.start()
@@ -503,6 +542,9 @@ async def rig(
         tls=tls,
         scribes=scribes,
     )
+    clock = SteadyLoop() if steady else None
+    if clock is not None:
+        gateway._shared.loop = cast(asyncio.AbstractEventLoop, clock)
     await gateway.start("127.0.0.1", 0)
     made = Rig(gateway, scheduler, observer, backend, gateway.addresses[0][1])
     try:
@@ -519,6 +561,8 @@ async def rig(
         async with asyncio.timeout(PATIENCE):
             await gateway.close()
             await backend.stop()
+        if clock is not None:
+            clock.stop()
     assert gateway.connections == 0
     assert not scheduler.granted
     assert not scheduler.waiting

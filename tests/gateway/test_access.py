@@ -13,8 +13,7 @@ import pytest
 
 from llmux.access import Access, Hosts, Key, Keyring, Origins, digest_of
 from llmux.addresses import BackendAddress
-from tests.gateway.peers import Answer, FakeBackend, Rig, chat, get, rig
-from tests.gateway.test_failures import closed_port
+from tests.gateway.peers import Answer, FakeBackend, Rig, chat, get, nobodys_port, rig
 
 pytestmark = pytest.mark.anyio
 
@@ -445,11 +444,11 @@ async def test_refusals_are_logged_without_what_was_shown(keyed: Rig, caplog: py
 async def test_a_failed_relay_is_logged_without_what_was_to_be_relayed(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody listens there: the whole request is still at hand when that is logged."""
     caplog.set_level("DEBUG")
-    async with rig(address=BackendAddress.local(await closed_port())) as world:
-        answer = await world.ask(
-            chat(b'{"model": "m", "x": "body-canary"}', b"Authorization: Bearer key-canary", b"X-Other: field-canary")
-        )
-        assert answer.status == 502
+    request = chat(b'{"model": "m", "x": "body-canary"}', b"Authorization: Bearer key-canary", b"X-Other: field-canary")
+    with nobodys_port() as port:
+        async with rig(address=BackendAddress.local(port)) as world:
+            answer = await world.ask(request)
+            assert answer.status == 502
     logged = "\n".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
     assert "relay_failed" in logged
     assert "canary" not in logged

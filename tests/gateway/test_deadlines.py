@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llmux.gateway import GatewaySettings, Timeouts
-from tests.gateway.peers import RawClient, chat, rig, until
+from tests.gateway.peers import PATIENCE, RawClient, chat, rig, until
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ async def test_slow_requests(timeouts: Timeouts, slow: bytes, fast: bytes) -> No
 
 @pytest.mark.fault(14)
 async def test_idle_connections_end_silently() -> None:
-    async with rig(settings=GatewaySettings(timeouts=Timeouts(keep_alive=0.2))) as gateway:
+    async with rig(settings=GatewaySettings(timeouts=Timeouts(keep_alive=0.2)), steady=True) as gateway:
         fresh, used = await gateway.client(), await gateway.client()
         await used.send(chat())
         assert (await used.receive()).status == 200
@@ -58,7 +58,7 @@ async def test_idle_connections_end_silently() -> None:
 
 async def test_a_queued_request_has_no_deadline_here() -> None:
     hasty = Timeouts(keep_alive=0.1, head=0.1, body=0.1, connect=0.1, response=0.1, between_bytes=0.1, write=0.1)
-    async with rig(settings=GatewaySettings(timeouts=hasty)) as gateway:
+    async with rig(settings=GatewaySettings(timeouts=hasty), steady=True) as gateway:
         gateway.scheduler.hold = True
         client = await gateway.client()
         await client.send(chat())
@@ -93,7 +93,8 @@ async def test_a_client_that_reads_nothing_is_given_up() -> None:
 
 @pytest.mark.fault(15)
 async def test_a_client_that_reads_slowly_is_not() -> None:
-    async with rig(settings=GatewaySettings(timeouts=Timeouts(write=0.3, between_bytes=0.3))) as gateway:
+    hasty = Timeouts(write=0.3, between_bytes=0.3)
+    async with rig(settings=GatewaySettings(timeouts=hasty), steady=True) as gateway:
         gateway.backend.play(b"HTTP/1.1 200 OK\r\nContent-Length: 6000000\r\n\r\n" + b"x" * 6_000_000)
         client = await gateway.client(receive_buffer=4096)
         await client.send(chat())
@@ -102,5 +103,5 @@ async def test_a_client_that_reads_slowly_is_not() -> None:
         for _ in range(20):  # a while, with something read well within each deadline
             left -= len(await client.reader.readexactly(20_000))
             await asyncio.sleep(0.05)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert len(await client.reader.readexactly(left)) == left

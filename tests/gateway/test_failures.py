@@ -23,6 +23,7 @@ from tests.gateway.peers import (
     chat,
     ending_with,
     get,
+    nobodys_port,
     rig,
     until,
 )
@@ -33,23 +34,18 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
 SSE = CHUNKED + b"Content-Type: text/event-stream; charset=utf-8\r\n\r\n"
 
 
-async def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 @pytest.mark.fault(28)
 async def test_refused_connection() -> None:
-    async with rig(address=BackendAddress.local(await closed_port())) as gateway:
-        client = await gateway.client()
-        for _ in range(2):
-            await client.send(chat())
-            answer = await client.receive()
-            assert answer.status == 502
-            assert json.loads(answer.body)["error"]["code"] == "backend_error"
-        assert gateway.scheduler.failures == ["m", "m"]
-        assert gateway.observer.done == [("m", 502), ("m", 502)]
+    with nobodys_port() as port:
+        async with rig(address=BackendAddress.local(port)) as gateway:
+            client = await gateway.client()
+            for _ in range(2):
+                await client.send(chat())
+                answer = await client.receive()
+                assert answer.status == 502
+                assert json.loads(answer.body)["error"]["code"] == "backend_error"
+            assert gateway.scheduler.failures == ["m", "m"]
+            assert gateway.observer.done == [("m", 502), ("m", 502)]
 
 
 @pytest.mark.fault(28)
@@ -438,7 +434,7 @@ async def test_a_backend_that_accepts_no_connection() -> None:
 @pytest.mark.fault(31)
 @pytest.mark.parametrize(("start", "says"), [(b"", "begin to respond"), (b"HTTP/1.1 200 OK\r\nX", "head")])
 async def test_a_backend_that_does_not_answer(start: bytes, says: str) -> None:
-    async with rig(settings=HASTY) as gateway:
+    async with rig(settings=HASTY, steady=True) as gateway:
         gateway.backend.play(start)
         client = await gateway.client()
         await client.send(chat())
@@ -454,7 +450,7 @@ async def test_an_operators_order_may_take_longer_than_a_backend_may() -> None:
     control = FakeBackend()
     await control.start()
     try:
-        async with rig(settings=HASTY, control=control.address) as gateway:
+        async with rig(settings=HASTY, control=control.address, steady=True) as gateway:
             orders: list[BackendConnection] = []
             control.play(lambda c, _: orders.append(c))
             gateway.backend.play(b"")
@@ -470,7 +466,7 @@ async def test_an_operators_order_may_take_longer_than_a_backend_may() -> None:
 
 @pytest.mark.fault(31)
 async def test_a_backend_that_falls_silent() -> None:
-    async with rig(settings=HASTY) as gateway:
+    async with rig(settings=HASTY, steady=True) as gateway:
         gateway.backend.play(lambda c, _: c.write(OK[:-1]), lambda c, _: c.write(SSE))
         client = await gateway.client()
         await client.send(chat())
@@ -487,7 +483,7 @@ async def test_a_backend_that_falls_silent() -> None:
 
 @pytest.mark.fault(31)
 async def test_a_slow_but_steady_backend_is_let_be() -> None:
-    async with rig(settings=HASTY) as gateway:
+    async with rig(settings=HASTY, steady=True) as gateway:
 
         async def drip(connection: BackendConnection) -> None:
             connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n")

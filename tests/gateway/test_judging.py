@@ -19,9 +19,9 @@ from tests.gateway.peers import (
     chat,
     ending_with,
     get,
+    nobodys_port,
     rig,
 )
-from tests.gateway.test_failures import closed_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault(36)]
 
@@ -51,7 +51,7 @@ async def test_what_the_client_did_wrong_counts_neither_way(status: int) -> None
 
 async def test_a_silent_backend_counts() -> None:
     settings = GatewaySettings(timeouts=Timeouts(response=0.05, between_bytes=0.05))
-    async with rig(settings=settings) as gateway:
+    async with rig(settings=settings, steady=True) as gateway:
         gateway.backend.script = lambda connection, request: None
         assert (await gateway.ask(chat())).status == 504
         gateway.backend.script = lambda connection, request: connection.write(
@@ -73,11 +73,12 @@ async def test_nonsense_counts_and_a_broken_connection_too() -> None:
 
 @pytest.mark.fault(28, 34)
 async def test_refusals_are_told_apart() -> None:
-    for address in (BackendAddress.local(await closed_port()), BackendAddress(unix_path="/nonexistent/socket")):
-        async with rig(address=address) as gateway:
-            for _ in range(3):
-                await gateway.ask(chat())
-            assert gateway.scheduler.verdicts == [(Failure.REFUSED, count) for count in (1, 2, 3)]
+    with nobodys_port() as port:
+        for address in (BackendAddress.local(port), BackendAddress(unix_path="/nonexistent/socket")):
+            async with rig(address=address) as gateway:
+                for _ in range(3):
+                    await gateway.ask(chat())
+                assert gateway.scheduler.verdicts == [(Failure.REFUSED, count) for count in (1, 2, 3)]
 
 
 async def test_closing_a_backend_forgets_what_it_failed() -> None:

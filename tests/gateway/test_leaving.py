@@ -10,7 +10,7 @@ import pytest
 
 from llmux.errors import RequestAbortedError
 from llmux.gateway import CLIENT_GONE
-from tests.gateway.peers import OK, RawClient, Rig, TruncatedError, chat, get, rig, until
+from tests.gateway.peers import OK, PATIENCE, RawClient, Rig, TruncatedError, chat, get, rig, until
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +73,7 @@ async def test_before_the_first_token(how: str) -> None:
         await client.send(chat())
         await until(lambda: gateway.backend.requests)
         await leave(client, how)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE):
             await gateway.backend.connections[0].lost.wait()
         await until(lambda: gateway.scheduler.finishes == [1])
         assert gateway.observer.done == [("m", CLIENT_GONE)]
@@ -88,7 +88,7 @@ async def test_amid_a_stream(how: str) -> None:
         await client.send(chat())
         await client.read_until(EVENT)
         await leave(client, how)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE):
             await gateway.backend.connections[0].lost.wait()
         await until(lambda: gateway.scheduler.finishes == [1])
         assert gateway.observer.done == [("m", 200)]
@@ -277,7 +277,7 @@ async def test_while_the_last_bytes_drain(how: str) -> None:
         gateway.clients.append(client)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a full transport
         await client.send(chat())
-        await until(lambda: gateway.backend.requests and not gateway.backend.connections[0].paused)
+        await until(lambda: gateway.gateway._shared.pools["m"].idle)
         assert (await gateway.ask(chat())).status == 200
         assert len(gateway.backend.connections) == 1, "the first response is all read, its connection used again"
         assert gateway.scheduler.finishes == [2]

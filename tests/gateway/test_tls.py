@@ -69,8 +69,10 @@ def serial(client: RawClient) -> str:
 
 
 @contextlib.asynccontextmanager
-async def tls_rig(certificate: Certificate, settings: GatewaySettings | None = None) -> AsyncIterator[Rig]:
-    async with rig(tls=certificate.context, settings=settings) as world:
+async def tls_rig(
+    certificate: Certificate, settings: GatewaySettings | None = None, *, steady: bool = False
+) -> AsyncIterator[Rig]:
+    async with rig(tls=certificate.context, settings=settings, steady=steady) as world:
         yield world
 
 
@@ -139,7 +141,7 @@ async def test_a_slow_reader_slows_the_backend_down(certificate: Certificate) ->
 async def test_a_client_that_does_not_read_is_given_up(certificate: Certificate) -> None:
     size = 32 << 20
     settings = GatewaySettings(timeouts=Timeouts(write=0.3))
-    async with tls_rig(certificate, settings) as world:
+    async with tls_rig(certificate, settings, steady=True) as world:
         world.backend.play(
             lambda connection, request: connection.write(
                 b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
@@ -326,8 +328,7 @@ async def test_54_who_connects_and_says_nothing_is_counted_before_its_handshake(
         world.scheduler.hold = True
         await kept.send(chat())
         silent = [await world.client() for _ in range(6)]
-        await until(lambda: Limit.DESCRIPTORS in world.observer.limits)
-        assert world.gateway.connections == 3
+        await until(lambda: Limit.DESCRIPTORS in world.observer.limits and world.gateway.connections == 3)
         world.scheduler.hold = False
         world.scheduler.grant()
         assert (await kept.receive()).status == 200

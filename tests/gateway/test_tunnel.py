@@ -309,7 +309,7 @@ async def test_bytes_that_come_with_the_switch_are_relayed() -> None:
 async def test_silence_ends_it_and_nobody_is_blamed() -> None:
     settings = GatewaySettings(timeouts=Timeouts(between_bytes=0.3))
     quiet: dict[str, Any] = {"ping_interval": None}
-    async with server(**quiet) as (_, address), rig(address=address, settings=settings) as gateway:
+    async with server(**quiet) as (_, address), rig(address=address, settings=settings, steady=True) as gateway:
         async with open_to(gateway, **quiet) as client:
             await client.send("hello")
             assert await client.recv() == "hello"

@@ -271,8 +271,8 @@ def run(script: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 FILL = """
-    import os, sys
     from llmux import logs
+    logs.WAIT_SECS = 60.0
     logs.configure(fmt="json")
     for _ in range(100):
         logs.get_logger().error("lost")
@@ -320,6 +320,7 @@ def test_what_was_logged_last_is_written_before_the_process_ends() -> None:
     process = run(
         """
         from llmux import logs
+        logs.WAIT_SECS = 60.0
         logs.configure(fmt="json")
         for number in range(500):
             logs.get_logger().info("line", number=number)

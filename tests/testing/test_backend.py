@@ -134,14 +134,21 @@ async def test_sleep_mode_is_like_that_of_vllm() -> None:
 
 
 async def test_streams_share_the_batch_speed() -> None:
-    backend = SimulatedBackend("alpha", tokens_per_second=1e9, batch_tokens_per_second=80.0, tokens=4)
+    backend = SimulatedBackend("alpha", tokens_per_second=1e9, batch_tokens_per_second=80.0, tokens=100_000)
+
+    def sent() -> int:
+        return sum(record.tokens_sent for record in backend.requests)
+
     async with client_of(backend) as client:
         began = asyncio.get_running_loop().time()
-        await asyncio.gather(*(client.post(CHAT, json=question()) for _ in range(4)))
-        took = asyncio.get_running_loop().time() - began
+        streams = [asyncio.create_task(client.post(CHAT, json=question(stream=True))) for _ in range(4)]
+        await backend.wait_until(lambda: backend.active == 4 and sent() >= 16, timeout=60)
+        took, tokens = asyncio.get_running_loop().time() - began, sent()
+        for stream in streams:
+            stream.cancel()
+        await backend.wait_until(lambda: backend.active == 0, timeout=60)
     assert backend.most_active == 4
-    assert backend.active == 0
-    assert took >= 16 / 80.0 / 2  # sixteen tokens at 80 a second; half of it, as they do not start at one moment
+    assert took >= tokens / 80.0 / 2  # 80 a second; half of it, as they were not all begun at one moment
 
 
 async def test_beyond_the_batch_answers_wait_for_a_place_in_turn() -> None:

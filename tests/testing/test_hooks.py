@@ -15,21 +15,20 @@ import httpx
 import pytest
 
 from llmux.testing.hooks import HookScripts, backend_hooks, server_hooks
+from tests.eventlog.conftest import wait_until
 
 
 def sh(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-    return port
-
-
 @pytest.fixture
-def port() -> int:
-    return free_port()
+def port() -> Iterator[int]:
+    """A port for a server to listen at, and that nobody else is given meanwhile."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # who says so too may listen, if we do not
+        kept.bind(("127.0.0.1", 0))
+        yield int(kept.getsockname()[1])
 
 
 @pytest.fixture
@@ -42,6 +41,14 @@ def hooks(port: int, tmp_path: Path) -> Iterator[HookScripts]:
 def pid_of(directory: Path) -> int:
     (file,) = directory.glob("*.pid")
     return int(file.read_text())
+
+
+def lives(pid: int) -> bool:
+    """Is there such a process, and is it no zombie, which has no command line?"""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def ask(port: int, path: str, body: bytes | None = None) -> str:
@@ -59,7 +66,7 @@ def test_wake_is_ready_to_serve_and_sleep_leaves_nothing(hooks: HookScripts, por
     assert json.loads(ask(port, "/is_sleeping")) == {"is_sleeping": False}
     pid = pid_of(tmp_path)
     assert sh(hooks.sleep).returncode == 0
-    assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert not lives(pid)
     assert sh(hooks.alive).returncode != 0
     assert not list(tmp_path.glob("*.pid"))
 
@@ -78,6 +85,7 @@ def test_a_crashed_server_is_started_anew(hooks: HookScripts, tmp_path: Path) ->
     assert sh(hooks.wake).returncode == 0
     pid = pid_of(tmp_path)
     os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not lives(pid))  # or it may look as if it ran
     assert sh(hooks.wake).returncode == 0
     assert pid_of(tmp_path) != pid
     assert sh(hooks.alive).returncode == 0
@@ -131,6 +139,7 @@ def test_sigterm_ends_the_process_in_mid_stream(hooks: HookScripts, port: int) -
         fault = b'{"kind": "hang"}'
         ask(port, "/_script", fault)
         client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        wait_until(lambda: "/v1/completions" in ask(port, "/_requests"))
         assert sh(hooks.sleep).returncode == 0
         client.settimeout(20)
         assert client.recv(100) == b""

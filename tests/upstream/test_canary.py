@@ -6,14 +6,13 @@ import asyncio
 import json
 import os
 import resource
-import socket
 
 import pytest
 
 from llmux.addresses import BackendAddress
 from llmux.messages import Outcome
 from llmux.upstream import Canary, CanaryRun, Pool
-from tests.gateway.peers import OK, BackendConnection, FakeBackend, Received, until
+from tests.gateway.peers import OK, PATIENCE, BackendConnection, FakeBackend, Received, nobodys_port, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault(36)]
 
@@ -44,7 +43,7 @@ class Bench:
 
     async def close(self) -> None:
         self.pool.abort()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await self.pool.closed()
         await self.backend.stop()
 
@@ -113,14 +112,12 @@ async def test_half_an_answer_is_none(bench: Bench, answer: bytes, detail: str) 
 
 
 async def test_nobody_listens(bench: Bench) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    nowhere = Bench(bench.backend, BackendAddress.local(port))
-    outcome, detail = await nowhere.ask()
-    assert outcome is Outcome.FAILED
-    assert "cannot connect" in detail
-    await nowhere.close()
+    with nobodys_port() as port:
+        nowhere = Bench(bench.backend, BackendAddress.local(port))
+        outcome, detail = await nowhere.ask()
+        assert outcome is Outcome.FAILED
+        assert "cannot connect" in detail
+        await nowhere.close()
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"])
@@ -160,7 +157,7 @@ async def test_out_of_descriptors_is_no_fault_of_the_backend(bench: Bench) -> No
     _, future = bench.send()
     resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
     try:
-        done, _ = await asyncio.wait({future}, timeout=5)
+        done, _ = await asyncio.wait({future}, timeout=PATIENCE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert done

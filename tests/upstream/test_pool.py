@@ -10,7 +10,7 @@ from llmux.addresses import BackendAddress
 from llmux.errors import BackendError
 from llmux.upstream import Pool, UpstreamConnection
 from llmux.wire.response import ResponseReader
-from tests.gateway.peers import OK, FakeBackend, ending_with, get, until
+from tests.gateway.peers import OK, PATIENCE, FakeBackend, ending_with, get, nobodys_port, until
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +70,7 @@ async def backend() -> FakeBackend:
 
 async def finish(pool: Pool, backend: FakeBackend) -> None:
     pool.abort()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await pool.closed()
     assert (pool.idle, pool.open) == (0, 0)
     await backend.stop()
@@ -93,17 +93,17 @@ async def test_last_in_first_out_and_a_bound(backend: FakeBackend) -> None:
 
 @pytest.mark.fault(33)
 async def test_idle_connections_are_not_kept_for_long(backend: FakeBackend) -> None:
-    pool = Pool(backend.address, max_idle=8, idle_seconds=4.0)
+    pool = Pool(backend.address, max_idle=8, idle_seconds=400.0)
     for _ in range(3):
         await ask(await connected(pool))
         await ask(await connected(pool))
     now = asyncio.get_running_loop().time()
-    pool.prune(now + 3)
+    pool.prune(now + 300)
     assert pool.idle == 6
-    pool.prune(now + 4.5)
+    pool.prune(now + 400.5)
     assert pool.idle == 0
     await ask(await connected(pool))
-    assert pool.take(now + 60) is None
+    assert pool.take(now + 6000) is None
     await until(lambda: not backend.live)
     await finish(pool, backend)
 
@@ -168,20 +168,17 @@ async def test_an_aborted_connection_says_nothing_more(backend: FakeBackend) -> 
 
 @pytest.mark.fault(28)
 async def test_nobody_there() -> None:
-    backend = FakeBackend()
-    await backend.start()
-    await backend.stop()
-    pool = Pool(backend.address, max_idle=8, idle_seconds=60)
-    for address, kind in (
-        (backend.address, ConnectionRefusedError),
-        (BackendAddress(unix_path="/no"), FileNotFoundError),
-    ):
-        pool = Pool(address, max_idle=8, idle_seconds=60)
-        asker = Asker()
-        await pool.connect(asker)
-        assert asker.events == ["failed"]
-        assert isinstance(asker.error, kind)
-        await finish(pool, backend)
+    with nobodys_port() as port:
+        for address, kind in (
+            (BackendAddress.local(port), ConnectionRefusedError),
+            (BackendAddress(unix_path="/no"), FileNotFoundError),
+        ):
+            pool = Pool(address, max_idle=8, idle_seconds=60)
+            asker = Asker()
+            await pool.connect(asker)
+            assert asker.events == ["failed"]
+            assert isinstance(asker.error, kind)
+            await finish(pool, FakeBackend())
 
 
 @pytest.mark.fault(25)
