@@ -515,6 +515,32 @@ def test_34_after_a_long_life_a_dead_model_is_woken_at_once() -> None:
     assert play.running() == ["wake a"]
 
 
+@pytest.mark.fault(34)
+def test_34_a_backend_that_dies_soon_after_each_wake_is_woken_ever_later_and_holds_up_nobody_else() -> None:
+    play = Play(two())
+    request = awake(play)
+    for pause in (2.0, 4.0, 8.0):
+        play.finish(request)
+        play.fail_backend("a")
+        play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+        if pause > 5.0:
+            break
+        request = play.arrive("a")
+        play.advance(pause - 0.1)
+        assert play.running() == []
+        play.advance(0.2)
+        play.wake("a")
+        assert request in play.in_flight
+    refused = play.arrive("a")
+    assert play.rejected[refused].reason is Refusal.BACKOFF
+    assert play.rejected[refused].retry_after == pytest.approx(8.0)
+    assert "a died" in play.rejected[refused].detail
+    other = play.arrive("b")
+    play.sleep("a")
+    play.wake("b")
+    assert other in play.in_flight
+
+
 @pytest.mark.fault(35)
 def test_35_one_bad_scheduled_check_is_not_a_death() -> None:
     play = Play(two())

@@ -482,6 +482,7 @@ async def test_a_backend_that_falls_silent() -> None:
         with pytest.raises(TruncatedError) as ended:
             await client.receive()
         assert b"backend_timeout" in ended.value.body
+        assert b"silent for 0.2 s amid its response" in ended.value.body
         await until(lambda: not gateway.backend.live)
 
 
