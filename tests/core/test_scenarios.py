@@ -104,6 +104,7 @@ def test_the_backends_connections_are_closed_before_the_sleep_hook_runs() -> Non
     assert kinds.index(CloseBackend) < max(i for i, kind in enumerate(kinds) if kind is RunHook)
 
 
+@pytest.mark.fault(50)
 def test_a_request_that_comes_while_its_model_drains_waits_for_it_to_come_back() -> None:
     play = Play(two())
     first = awake(play)
