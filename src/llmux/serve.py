@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 """Connections that the kernel holds for llmux until it accepts them."""
+
+LEAST_DESCRIPTORS = 40
+"""With fewer, llmux may start, and then have none left for a client, a hook or its own control plane."""
 
 KILL_SECS = 2.0
 """How long the second signal may take to end everything, in seconds; then the process just exits."""
@@ -69,6 +73,7 @@ def serve(
         StartError: the address cannot be bound, or a resource is missing.
         ConfigError: the configuration names a policy that cannot be made, or a key or certificate that cannot be used.
     """
+    _check_descriptors()
     given = {"host": host, "port": port}
     overrides = {key: value for key, value in given.items() if value is not None}
     config = config.model_copy(update=overrides)
@@ -85,6 +90,15 @@ def serve(
         for sock in sockets:
             sock.close()
         logs.shutdown()
+
+
+def _check_descriptors() -> None:
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < LEAST_DESCRIPTORS:
+        raise StartError(
+            f"cannot start: this process may have {most} file descriptors, and needs {LEAST_DESCRIPTORS} at least: "
+            "raise that with `ulimit -n 1024`, or with LimitNOFILE= in systemd"
+        )
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

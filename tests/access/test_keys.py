@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,22 @@ def test_nothing_else_is(shown: bytes) -> None:
 def test_no_other_bytes_open_anything(shown: bytes) -> None:
     found = RING.find([shown])
     assert (found is not None) == (shown in (b"sk-alice", b"sk-bob"))
+
+
+def test_a_guess_costs_the_same_comparison_as_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests of one length, by the comparison whose time does not depend on them, whether there is such a key or
+    not."""
+    compared: list[tuple[int, int]] = []
+    honest = hmac.compare_digest
+
+    def noted(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return honest(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", noted)
+    for shown in (b"sk-alice", b"sk-bob", b"sk-alicf", b"", b"x" * 10_000):
+        RING.find([shown])
+    assert compared == [(32, 32)] * 5
 
 
 def test_an_empty_ring_opens_nothing() -> None:

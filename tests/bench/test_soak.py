@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.docs.documents import ROOT
 
 sys.path.insert(0, str(ROOT))
-diary, judge, planned, shadow, usage = (
-    importlib.import_module(f"bench.soak.{name}") for name in ("diary", "judge", "plan", "shadow", "usage")
+diary, judge, planned, report, shadow, usage = (
+    importlib.import_module(f"bench.soak.{name}") for name in ("diary", "judge", "plan", "report", "shadow", "usage")
 )
 DEVICES = {"left": frozenset({"gpu0"}), "right": frozenset({"gpu1"}), "both": frozenset({"gpu0", "gpu1"})}
 
@@ -237,6 +241,27 @@ def test_a_life_that_grows_too_much_is_told_and_how_fast() -> None:
     assert usage.Life(0.0).grown() is None
 
 
+def test_what_a_life_used_at_its_start_and_its_end_is_shown() -> None:
+    life = usage.Life(0.0)
+    for number in range(40):
+        life.take(number * 90.0, {"memory_mib": 50.0 + number, "descriptors": 40.0, "tasks": 5.0})
+    box = SimpleNamespace(lives=[life, usage.Life(0.0)], ports={}, died=[])
+    tally = SimpleNamespace(ends=Counter(right=9, lost=1), lost=["an answer"], minutes=Counter({0: 9}))
+    chaos = SimpleNamespace(done=Counter(), skipped=Counter(), orders=Counter(), wrong=[])
+    result = report.Result(box, tally, chaos, diary.Diary(), [], verdict_on(), 0, 1.0, 7)
+    result.faults = result.find_faults()
+    out = io.StringIO()
+    result.show(Console(width=200, file=out))
+    first, *lines = out.getvalue().splitlines()
+    assert "requests 10, right 9, refused 0, cut 0, left 0, lost 1, unexplained 0" in first
+    used = next(line for line in lines if line.startswith("│ 1 "))
+    assert [cell.strip() for cell in used.split("│")[3:6]] == ["52.5 to 87.5", "40.0 to 40.0", "5.0 to 5.0"]
+    assert "too short to tell" in next(line for line in lines if line.startswith("│ 2 "))
+    assert "lost: an answer" in lines
+    assert "life 1 has grown: memory_mib" in lines
+    assert lines[-1] == "2 faults"
+
+
 def test_a_short_soak_loses_nothing_and_explains_everything(tmp_path: Path) -> None:
     told = tmp_path / "result.json"
     command = [
@@ -255,5 +280,9 @@ def test_a_short_soak_loses_nothing_and_explains_everything(tmp_path: Path) -> N
     result = json.loads(told.read_text()) if told.exists() else {}
     assert done.returncode == 0, done.stdout + done.stderr
     assert (result["lost"], result["unexplained"], result["overlaps"], result["faults"]) == (0, 0, 0, [])
+    said = " ".join(done.stdout.split())
+    for what in ("requests", "right", "refused", "cut", "left", "lost"):
+        assert f", {what} {result[what]}," in said
+    assert said.endswith(" no faults")
     assert result["right"] > 0
     assert result["wakes"] > 0

@@ -134,11 +134,12 @@ def test_help_begins_with_what_comes_first() -> None:
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("command", ["", "check", "hook run", "replay", "init", "demo"])
+@pytest.mark.parametrize("command", ["", "check", "hook run", "replay", "init", "demo", "simulate"])
 def test_help_shows_no_types_of_flags_and_arguments(command: str) -> None:
     result = llmux(*command.split(), "--help")
     assert result.returncode == 0
-    assert not {"<bool>", "<str>", "<list[Path]>"} & set(result.stdout.split())
+    types = {"<bool>", "<str>", "<list[Path]>", "<float>", "<int>", "<int", "<path>"}
+    assert not types & set(result.stdout.split())
 
 
 def test_a_wrong_choice_is_told_in_plain_words() -> None:

@@ -7,6 +7,7 @@ after every event; at the end of each history everything must settle, so nobody 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from llmux.core import CoreSettings, ModelSpec, PolicyNote
 from llmux.messages import (
     Failure,
     Hook,
+    ModelState,
     OnExit,
     OperatorCheck,
     OperatorDrain,
@@ -35,6 +37,10 @@ from llmux.messages import (
 from tests.core.harness import Command, Play, three_on_two_gpus, two
 
 OUTCOMES = st.sampled_from([Outcome.OK, Outcome.OK, Outcome.OK, Outcome.FAILED, Outcome.TIMEOUT, Outcome.ERROR])
+
+
+#: In which states requests have met their models, by the kind of history.
+MET: Counter[tuple[str, ModelState]] = Counter()
 
 
 class History(RuleBasedStateMachine):
@@ -58,6 +64,7 @@ class History(RuleBasedStateMachine):
         max_in_flight=st.sampled_from([None, None, 1, 2]),
         idle_sleep=st.sampled_from([0.0, 0.0, 2.0, 30.0]),
         preload=st.sampled_from([0, 0, 1, 9]),
+        serves=st.sampled_from([True, True, True, False]),
     )
     def begin(
         self,
@@ -72,6 +79,7 @@ class History(RuleBasedStateMachine):
         max_in_flight: int | None,
         idle_sleep: float,
         preload: int,
+        serves: bool,
     ) -> None:
         made: CoreSettings = self.make(
             request_timeout=timeout,
@@ -96,6 +104,11 @@ class History(RuleBasedStateMachine):
         self.play = Play(made, started=False)
         self.models = st.sampled_from([spec.name for spec in made.models])
         self.begun()
+        if serves:  # rules that are drawn by chance get there too seldom
+            if self.play.core.probing:
+                self.play.start()
+            self.play.arrive(made.models[0].name)
+            self.hooks_succeed()
 
     def begun(self) -> None:
         """What a history always begins with."""
@@ -104,6 +117,9 @@ class History(RuleBasedStateMachine):
     def arrive(self, data: st.DataObject, count: int, level: int) -> None:
         name = data.draw(self.models)
         for _ in range(count):
+            model = self.play.core.ledger.models.get(name)
+            if model is not None and self.play.core.ledger.stop is None:
+                MET[type(self).__name__, model.state] += 1
             self.play.arrive(name, level)
 
     @precondition(lambda self: self.play.core.probing and not self.play.hooks)
@@ -131,6 +147,15 @@ class History(RuleBasedStateMachine):
     def end_hook(self, data: st.DataObject, outcome: Outcome, after: float) -> None:
         run = self.play.hooks[data.draw(st.sampled_from(sorted(self.play.hooks)))]
         self.play.end(run, Outcome.CANCELLED if run.run_id in self.play.cancelled else outcome, after=after)
+
+    @precondition(lambda self: self.play.hooks)
+    @rule()
+    def hooks_succeed(self) -> None:
+        """All that run, and those that follow from that: a switch is seldom carried through by chance."""
+        for _ in range(20):
+            if self.play.hooks:
+                run = next(iter(self.play.hooks.values()))
+                self.play.end(run, Outcome.CANCELLED if run.run_id in self.play.cancelled else Outcome.OK)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 20.0, 400.0]))
     def pass_time(self, seconds: float) -> None:
@@ -363,6 +388,7 @@ class HistoryOfReloads(History):
 def test_reloads_at_any_moment_keep_the_invariants_and_settle() -> None:
     HistoryOfReloads.TestCase.settings = BUDGET if HISTORIES else settings(BUDGET, max_examples=150)
     HistoryOfReloads.TestCase("runTest").runTest()
+    check_variety(HistoryOfReloads)
 
 
 @pytest.mark.fault(25, 46, 50, 51)
@@ -371,3 +397,11 @@ def test_every_history_keeps_the_invariants_and_settles(machine: type[History]) 
     machine.TestCase.settings = BUDGET
     case = machine.TestCase("runTest")
     case.runTest()
+    check_variety(machine)
+
+
+def check_variety(machine: type[History]) -> None:
+    """Histories in which next to nobody is ever served would show little."""
+    if HISTORIES is None:
+        met = {state: MET[machine.__name__, state] for state in ModelState}
+        assert met[ModelState.AWAKE] + met[ModelState.DRAINING] >= 10, met

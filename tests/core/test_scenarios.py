@@ -104,6 +104,7 @@ def test_the_backends_connections_are_closed_before_the_sleep_hook_runs() -> Non
     assert kinds.index(CloseBackend) < max(i for i, kind in enumerate(kinds) if kind is RunHook)
 
 
+@pytest.mark.fault(50)
 def test_a_request_that_comes_while_its_model_drains_waits_for_it_to_come_back() -> None:
     play = Play(two())
     first = awake(play)
@@ -513,6 +514,32 @@ def test_34_after_a_long_life_a_dead_model_is_woken_at_once() -> None:
     play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
     play.arrive("a")
     assert play.running() == ["wake a"]
+
+
+@pytest.mark.fault(34)
+def test_34_a_backend_that_dies_soon_after_each_wake_is_woken_ever_later_and_holds_up_nobody_else() -> None:
+    play = Play(two())
+    request = awake(play)
+    for pause in (2.0, 4.0, 8.0):
+        play.finish(request)
+        play.fail_backend("a")
+        play.end(play.run(Hook.ALIVE, "a"), Outcome.FAILED)
+        if pause > 5.0:
+            break
+        request = play.arrive("a")
+        play.advance(pause - 0.1)
+        assert play.running() == []
+        play.advance(0.2)
+        play.wake("a")
+        assert request in play.in_flight
+    refused = play.arrive("a")
+    assert play.rejected[refused].reason is Refusal.BACKOFF
+    assert play.rejected[refused].retry_after == pytest.approx(8.0)
+    assert "a died" in play.rejected[refused].detail
+    other = play.arrive("b")
+    play.sleep("a")
+    play.wake("b")
+    assert other in play.in_flight
 
 
 @pytest.mark.fault(35)

@@ -196,6 +196,26 @@ async def test_54_strangers_who_never_begin_tls_do_not_keep_hooks_from_running(t
 
 
 @pytest.mark.fault(54)
+@pytest.mark.parametrize("descriptors", [12, 24, 39])
+async def test_54_with_too_few_descriptors_to_serve_llmux_says_so_and_no_hook_runs(
+    tmp_path: Path, descriptors: int
+) -> None:
+    hook = f"touch {tmp_path}/ran; false"
+    models = {"a": {"port": 1, "wake": hook, "sleep": hook, "alive": hook}}
+    config = await configuration(tmp_path, models=models, state_dir="state")
+    command = f"ulimit -n {descriptors}; exec {sys.executable} -m llmux -c {config}"
+    done = await asyncio.to_thread(
+        subprocess.run, ["/bin/sh", "-c", command], check=False, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"llmux: cannot start: this process may have {descriptors} file descriptors, and needs 40 at least: raise that "
+        "with `ulimit -n 1024`, or with LimitNOFILE= in systemd\n"
+    )
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.fault(54)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 async def test_54_idle_connections_hold_nobody_up_and_nothing_spins(tmp_path: Path) -> None:
     models = {"a": {"port": 1, "wake": "true", "sleep": "true", "alive": "false"}}

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from llmux import Config, ModelConfig, build_app
+from llmux.core import CoreSettings
 from llmux.errors import DeviceLostError
 from llmux.messages import HookEnded, ModelDied, ModelState, Outcome, RunHook
+from llmux.settings import core_settings
 from llmux.switcher import Switcher
 from llmux.testing import Fault, SimulatedBackend
 from tests.e2e.conftest import DEADLINE
@@ -148,6 +151,32 @@ async def test_memory_that_never_comes_free_is_lost_and_shown_and_found_again_wh
         await asyncio.to_thread(held.unlink)
         await w.switcher.look_again("a")
         assert w.switcher.model_states()["a"] is ModelState.ASLEEP
+        assert (await w.client.get("/ready")).status_code == 200
+        assert (await w.chat("b")).status_code == 200
+
+
+@pytest.mark.fault(44)
+async def test_memory_that_was_lost_is_found_again_without_an_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llmux looks again by itself: here after a tenth of a second, where it would be ten."""
+
+    def hasty(config: Config) -> CoreSettings:
+        return msgspec.structs.replace(core_settings(config), lost_check_base=0.1)
+
+    monkeypatch.setattr("llmux.app.core_settings", hasty)
+    held = tmp_path / "held"
+    a = honest("a", tmp_path)
+    a["wake"] += f"; touch {held}"
+    a |= {"sleep": f"{a['sleep']}; test ! -e {held}", "alive": "false"}
+    async with world(tmp_path, {"a": a, "b": honest("b", tmp_path)}, fast(), fast()) as w:
+        assert (await w.chat("a")).status_code == 200
+        assert (await w.chat("b")).json()["error"]["code"] == "hook_failed"
+        await w.until(lambda: w.ended("sleep", "a") >= 5)  # three for b, and it has looked twice
+        assert (await w.client.get("/ready")).json()["devices"][0]["lost_models"] == ["a"]
+        assert "wake b" not in await w.journal()
+        await asyncio.to_thread(held.unlink)
+        await w.until(lambda: w.switcher.model_states()["a"] is ModelState.ASLEEP)
         assert (await w.client.get("/ready")).status_code == 200
         assert (await w.chat("b")).status_code == 200
 

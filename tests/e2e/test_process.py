@@ -405,6 +405,7 @@ async def test_34_a_killed_backend_is_noticed_and_woken_again(tmp_path: Path, tw
         again = await client.post("/v1/chat/completions", json=chat_body("a"))
         assert again.status_code == 200
         assert await lines(tmp_path / "journal") == ["wake a", "wake a"]
+        assert 'llmux_model_deaths_total{model="a"} 1.0' in (await client.get("/metrics")).text
 
 
 # --- failures as clients see them -------------------------------------------------------------------------------------
@@ -425,6 +426,26 @@ async def test_37_a_failed_wake_is_503_with_a_time_to_come_back(tmp_path: Path) 
         failed = await server.wait_for("hook_failed")
         assert failed["exit_code"] == 3
         assert "secret" in failed["stderr"]
+
+
+@pytest.mark.fault(37)
+async def test_37_a_hook_that_is_not_there_or_not_executable_is_told_in_words_and_without_its_path(
+    tmp_path: Path,
+) -> None:
+    await asyncio.to_thread((tmp_path / "private.sh").write_text, "#!/bin/sh\n")
+    plain = {"port": 9, "sleep": "true", "alive": "false"}
+    models = {"a": plain | {"wake": "./private.sh"}, "b": plain | {"wake": "./private-gone.sh"}}
+    config = await write(tmp_path / "config.json", {"models": models})
+    async with llmux_process("-c", str(config), "-p", "0") as server, client_of(server) as client:
+        for name, says in (("a", "not executable"), ("b", "not found")):
+            response = await client.post("/v1/chat/completions", json=chat_body(name))
+            assert response.status_code == 503
+            assert says in response.json()["error"]["message"]
+            assert "private" not in response.text
+        await server.wait_for("hook_failed", 2)
+        failed = {line["model"]: line for line in server.events("hook_failed")}
+        assert "private.sh" in failed["a"]["stderr"]
+        assert "private-gone.sh" in failed["b"]["stderr"]
 
 
 @pytest.mark.fault(38)

@@ -35,6 +35,12 @@ async def models(server: Server) -> dict[str, dict[str, Any]]:
         return {one["name"]: one for one in (await client.get("/ready")).json()["models"]}
 
 
+async def tasks(server: Server) -> float:
+    async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
+        scrape = (await client.get("/metrics")).text
+    return next(float(line.split()[1]) for line in scrape.splitlines() if line.startswith("llmux_tasks "))
+
+
 async def until_waiting(server: Server, name: str, count: int) -> None:
     async with asyncio.timeout(DEADLINE):
         while (await models(server))[name]["waiting"] != count:  # noqa: ASYNC110  # seen from outside, as here
@@ -121,7 +127,7 @@ async def test_24_who_leaves_while_others_are_served_makes_nobody_sleep(tmp_path
 
 @pytest.mark.fault(53)
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-async def test_53_hundreds_of_requests_leave_no_descriptor_and_no_thread_behind(tmp_path: Path) -> None:
+async def test_53_hundreds_of_requests_leave_no_descriptor_no_thread_and_no_task_behind(tmp_path: Path) -> None:
     """Answered, cut off by their clients, and refused ones; `python -m bench.soak` does it for hours."""
     async with (
         SimulatedBackend("m", tokens_per_second=1e6).serving() as (_, port),
@@ -160,11 +166,15 @@ async def test_53_hundreds_of_requests_leave_no_descriptor_and_no_thread_behind(
             return sum(link.startswith("socket:") for link in links())
 
         await some()
+        running = await tasks(server)
         (files, threads), first = await asyncio.to_thread(taken), await asyncio.to_thread(sockets)
         for _ in range(20):
             await some()
         async with asyncio.timeout(DEADLINE):
             while await asyncio.to_thread(sockets) > first + 32:  # noqa: ASYNC110  # idle ones to the backend
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(DEADLINE):
+            while await tasks(server) > running:  # noqa: ASYNC110  # one that is about to end
                 await asyncio.sleep(0.05)
         left = await asyncio.to_thread(taken)
         assert (left[0] <= files, left[1] <= threads) == (True, True), f"{left}, not {files, threads}"

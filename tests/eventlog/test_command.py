@@ -15,8 +15,9 @@ import msgspec
 import pytest
 
 from llmux import Config
+from llmux.core import ConfigChanged, CoreSettings, ModelSpec
 from llmux.eventlog import entries, observed
-from llmux.eventlog.format import PolicyNote, gap_line, header_line
+from llmux.eventlog.format import PolicyNote, event_line, gap_line, header_line
 from llmux.eventlog.story import Teller
 from llmux.messages import Arrived, HookEnded
 from llmux.testing import SimulatedBackend
@@ -40,6 +41,24 @@ def test_the_story(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == list(Teller("b").tell(entries([log])))[-3:]
     assert "wake of a ends" in done.stdout  # it ends the switch from b
+
+
+@pytest.mark.parametrize("last", [(), ("--last", "1")])
+def test_the_story_of_a_model_that_is_not_in_it(tmp_path: Path, last: tuple[str, ...]) -> None:
+    done = replay(turns().write(tmp_path / "log"), "--model", "bb", *last)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "llmux: there is no model 'bb' in it; there is a, b\n"
+
+
+def test_the_story_of_a_model_that_a_later_configuration_brings(tmp_path: Path) -> None:
+    log = turns()
+    later = CoreSettings(models=(ModelSpec("a"), ModelSpec("late")))
+    log.lines.append(event_line(100.0, ConfigChanged(later), []))
+    done = replay(log.write(tmp_path / "log"), "--model", "late")
+    assert done.returncode == 0, done.stderr
+    header, only = done.stdout.splitlines()
+    assert header.startswith("== run ")
+    assert "the configuration changes: models a, late" in only
 
 
 def test_equal(tmp_path: Path) -> None:

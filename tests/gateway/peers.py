@@ -10,7 +10,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import h11
 
@@ -186,6 +186,9 @@ class BackendConnection(asyncio.Protocol):
 class FakeBackend:
     """Listens on a real socket. `script` is called with each request; by default it answers 200 at once."""
 
+    started: ClassVar[set[FakeBackend]] = set()
+    """Those that were not stopped yet."""
+
     def __init__(self) -> None:
         self.connections: list[BackendConnection] = []
         self.requests: list[Received] = []
@@ -196,6 +199,7 @@ class FakeBackend:
 
     async def start(self, *, unix_path: str = "", tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         loop = asyncio.get_running_loop()
+        self.started.add(self)
         if unix_path:
             self._server = await loop.create_unix_server(lambda: BackendConnection(self), unix_path)
             self.address = BackendAddress(unix_path=unix_path)
@@ -206,6 +210,7 @@ class FakeBackend:
 
     async def stop(self) -> None:
         """Stop listening and close every connection."""
+        self.started.discard(self)
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -557,6 +562,12 @@ async def rig(
         assert sorted(scheduler.finishes) == sorted(set(scheduler.finishes))
         ended = {*scheduler.finishes, *scheduler.lefts}
         assert len(ended) == len(scheduler.finishes) + len(scheduler.lefts)
+    except BaseException:
+        # The test has failed, so it does not stop what else it has started; and uvloop does not close under that.
+        async with asyncio.timeout(PATIENCE):
+            for other in list(FakeBackend.started):
+                await other.stop()
+        raise
     finally:
         async with asyncio.timeout(PATIENCE):
             await gateway.close()

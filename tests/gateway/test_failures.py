@@ -216,7 +216,8 @@ async def test_nonsense_amid_a_response(start: bytes, rest: bytes) -> None:
     ],
 )
 async def test_bytes_after_a_response_are_dropped_with_their_connection(response: bytes) -> None:
-    async with rig() as gateway:
+    patient = GatewaySettings(upstream_idle_seconds=3600.0)  # a connection that is kept is not closed soon
+    async with rig(settings=patient) as gateway:
         gateway.backend.play(response)
         client = await gateway.client()
         for count in (1, 2):
@@ -478,6 +479,7 @@ async def test_a_backend_that_falls_silent() -> None:
         with pytest.raises(TruncatedError) as ended:
             await client.receive()
         assert b"backend_timeout" in ended.value.body
+        assert b"silent for 0.2 s amid its response" in ended.value.body
         await until(lambda: not gateway.backend.live)
 
 

@@ -52,7 +52,7 @@ async def test_the_whole_group_is_ended(shop: Shop, tmp_path: Path) -> None:
     assert not alive(deaf)
 
 
-@pytest.mark.fault(40, 42)
+@pytest.mark.fault(38, 40, 42)
 async def test_children_have_the_grace_even_if_the_leader_goes_at_once(shop: Shop, tmp_path: Path) -> None:
     shop.new_runner(grace=60)
     child = "trap 'sleep 0.3; touch freed; exit' TERM; touch ready; while :; do sleep 0.01; done"

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from llmux.core import Core
+from llmux.core import Core, CoreEvent
 from llmux.core.ledger import Run
 from llmux.core.switching import Switching
-from llmux.messages import Effect, Event, HookEnded, Outcome, SetTimer
+from llmux.messages import Effect, HookEnded, Outcome, SetTimer
+from tests.simulation import __main__ as command
 from tests.simulation import world
 
 SEEDS = int(os.environ.get("LLMUX_SEEDS", "200"))
@@ -63,6 +67,15 @@ def test_the_same_seed_gives_the_same_story() -> None:
     assert told == {hashlib.sha256(repr(world.run(3).lines).encode()).hexdigest()}
 
 
+def forgetting(honest: Callable[[Core, CoreEvent, float], list[Effect]]) -> Callable[..., list[Effect]]:
+    """A core whose timers are never set."""
+
+    def forgets(self: Core, event: CoreEvent, now: float) -> list[Effect]:
+        return [effect for effect in honest(self, event, now) if not isinstance(effect, SetTimer)]
+
+    return forgets
+
+
 def test_a_core_that_guesses_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge is not blind: one that takes a failed sleep for a success wakes models in memory that is held."""
     honest = Switching.sleep_ended
@@ -74,12 +87,24 @@ def test_a_core_that_guesses_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     assert any("out of memory" in what for seed in range(20) for what in world.run(seed).broken)
 
 
+def test_a_seed_that_fails_is_named_and_its_story_can_be_told_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Core, "handle", forgetting(Core.handle))
+    monkeypatch.setattr(command, "ProcessPoolExecutor", ThreadPoolExecutor)  # here, where the core is the broken one
+    assert command.many(0, 4, 1) == 1
+    told = capsys.readouterr().out
+    (seed, *_) = (int(number) for number in re.findall(r"^seed (\d+): ", told, re.MULTILINE))
+    assert "python -m tests.simulation --seed N --story" in told
+    stories = []
+    for _ in range(2):
+        assert command.one(seed, story=True) == 1
+        stories.append(capsys.readouterr().out)
+    assert stories[0] == stories[1]
+    assert re.search(rf"^broken: .+\nseed {seed}: failed$", stories[0], re.MULTILINE)
+
+
 def test_a_core_that_forgets_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor to waiters whose timers never fire."""
-    honest = Core.handle
-
-    def forgets(self: Core, event: Event, now: float) -> list[Effect]:
-        return [effect for effect in honest(self, event, now) if not isinstance(effect, SetTimer)]
-
-    monkeypatch.setattr(Core, "handle", forgets)
+    monkeypatch.setattr(Core, "handle", forgetting(Core.handle))
     assert any(world.run(seed).broken for seed in range(20))

@@ -192,6 +192,18 @@ def test_of_a_long_stderr_the_end_is_kept(events: Read) -> None:
     assert len(stderr) <= 2000
 
 
+@pytest.mark.fault(39)
+def test_who_holds_a_hooks_output_is_told_of_once(events: Read) -> None:
+    telemetry = Telemetry(["a", "b"])
+    for model in ("a", "a", "b", "a"):
+        telemetry.hook_output_held(model, Hook.WAKE)
+    told = events()
+    assert [(event["event"], event["level"], event["model"]) for event in told] == [
+        ("hook_output_held", "warning", "a"),
+        ("hook_output_held", "warning", "b"),
+    ]
+
+
 def test_hook_output_is_for_debugging(events: Read) -> None:
     Telemetry(["a"]).hook_output("a", Hook.WAKE, "loading weights")
     (event,) = events()

@@ -107,7 +107,10 @@ app.command()(check)
 @app.command()
 def demo(
     folder: Annotated[
-        Path, typer.Option("--dir", help="Where to put the files that it writes: configuration, hooks, logs.")
+        Path,
+        typer.Option(
+            "--dir", metavar="FOLDER", help="Where to put the files that it writes: configuration, hooks, logs."
+        ),
     ] = Path("llmux-demo"),
     stay: Annotated[
         bool, typer.Option("--serve", metavar="", help="Stay up afterwards, for your own requests.")

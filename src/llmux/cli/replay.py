@@ -7,7 +7,6 @@ built in or installed are made without being asked.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -33,14 +32,24 @@ class _UntrustedError(ValueError):
 def tell_story(files: list[Path], *, model: str | None, last: int | None) -> int:
     """Print the story of some event logs; returns the exit status."""
     try:
-        lines: Iterator[str] | deque[str] = Teller(model).tell(entries(files))
-        if last is not None:
-            lines = deque(lines, maxlen=last)
+        teller = Teller(model)
+        lines = teller.tell(entries(files))
+        kept: deque[str] = deque(maxlen=last)
         for line in lines:
-            typer.echo(line)
+            kept.append(line)
+            if last is None and (model is None or model in teller.models):
+                _print_all(kept)
     except UnreadableError as error:
         return _refuse(str(error))
+    if model is not None and model not in teller.models:
+        return _refuse(f"there is no model {model!r} in it; there is {', '.join(teller.models) or 'none'}")
+    _print_all(kept)
     return EQUAL
+
+
+def _print_all(lines: deque[str]) -> None:
+    while lines:
+        typer.echo(lines.popleft())
 
 
 def check_files(files: list[Path], *, trust: bool) -> int:

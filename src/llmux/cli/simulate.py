@@ -47,13 +47,15 @@ def simulate(
     generate: Annotated[
         Generator | None, typer.Option("--generate", help="Make requests up; zipf: the k-th model gets 1/k of them.")
     ] = None,
-    rate: Annotated[float, typer.Option("--rate", help="Generated requests per second, in all.")] = 0.5,
-    seconds: Annotated[float, typer.Option("--seconds", help="How long they come.")] = 7200.0,
+    rate: Annotated[float, typer.Option("--rate", metavar="N", help="Generated requests per second, in all.")] = 0.5,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="SECONDS", help="How long they come.")] = 7200.0,
     tokens: Annotated[
         str, typer.Option("--tokens", metavar="PROMPT,OUTPUT", help="Their mean numbers of tokens.")
     ] = "800,200",
-    seed: Annotated[int, typer.Option("--seed", help="Of generated requests, and of --noise.")] = 1,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Simulate that many seeds, from --seed on.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of generated requests, and of --noise.")] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", min=1, help="Simulate that many seeds, from --seed on.")
+    ] = 1,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", metavar="FILE", help="Models, devices and policy of a configuration file."),
@@ -61,7 +63,11 @@ def simulate(
     models: Annotated[
         int | None,
         typer.Option(
-            "--models", min=1, help="Without one: that many models, one awake.", show_default="3, or those of the trace"
+            "--models",
+            metavar="N",
+            min=1,
+            help="Without one: that many models, one awake.",
+            show_default="3, or those of the trace",
         ),
     ] = None,
     cost: Annotated[
@@ -79,7 +85,9 @@ def simulate(
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option("--noise", help="Scatter of hook times: their coefficient of variation.", show_default="0"),
+        typer.Option(
+            "--noise", metavar="N", help="Scatter of hook times: their coefficient of variation.", show_default="0"
+        ),
     ] = None,
     backend: Annotated[
         str | None,
@@ -100,7 +108,9 @@ def simulate(
         list[str] | None,
         typer.Option("--sweep", metavar="policy.KEY=VALUE,...", help="Simulate each value; may be repeated."),
     ] = None,
-    limit: Annotated[float, typer.Option("--limit", help="Longest wait, in seconds, that counts as goodput.")] = 60.0,
+    limit: Annotated[
+        float, typer.Option("--limit", metavar="SECONDS", help="Longest wait that counts as goodput.")
+    ] = 60.0,
     bound: Annotated[
         bool, typer.Option("--bound/--no-bound", help="Compare with a lower bound on the mean wait.")
     ] = True,

@@ -82,9 +82,13 @@ class Teller:
 
     Args:
         model: tell only what concerns this model; None tells everything.
+
+    Attributes:
+        models: those that were configured in what has been told so far, in the order of their coming.
     """
 
     def __init__(self, model: str | None = None) -> None:
+        self.models: dict[str, None] = {}
         self._only = model
         self._epoch = 0.0
         self._requests: dict[int, str] = {}
@@ -114,8 +118,10 @@ class Teller:
             self._requests.clear()
             self._hooks.clear()
         began = "begins" if header.part == 0 else f"goes on (part {header.part})"
-        models = ", ".join(spec.name for spec in header.settings.models)
-        return f"== run {header.run} {began}: llmux {header.version}, policy {header.policy.name}, models {models} =="
+        names = [spec.name for spec in header.settings.models]
+        self.models.update(dict.fromkeys(names))
+        about = f"llmux {header.version}, policy {header.policy.name}, models {', '.join(names)}"
+        return f"== run {header.run} {began}: {about} =="
 
     def _time(self, at: float) -> str:
         try:
@@ -145,6 +151,7 @@ class Teller:
             case ConfigChanged(settings=settings, policy=policy):
                 names = [spec.name for spec in settings.models]
                 models.update(names)
+                self.models.update(dict.fromkeys(names))
                 anew = f", policy {policy.name}" if policy is not None else ""
                 return f"the configuration changes: models {', '.join(names) or 'none'}{anew}"
             case Arrived(request_id=number, model=model):

@@ -252,9 +252,16 @@ class Run:
         self._on_over(result)
 
 
+# What a shell says by them (POSIX, XCU 2.8.2), and `shell_command`. No names: those who wait are told this, too.
+_SHELLS_OWN = {
+    126: " (a command of it is not executable, or its folder is not there)",
+    127: " (a command of it was not found)",
+}
+
+
 def _how_it_ended(exit_code: int) -> str:
     if exit_code >= 0:
-        return f"exit code {exit_code}"
+        return f"exit code {exit_code}{_SHELLS_OWN.get(exit_code, '')}"
     try:
         return f"ended by {signal.Signals(-exit_code).name}"
     except ValueError:  # most real-time signals have no name
