@@ -28,10 +28,11 @@ from llmux.cli.progress import describe
 from llmux.cli.tables import console, duration, frequency, size, status
 from tests.cli.conftest import CONFIG, Box, clean, lay_out, until
 from tests.cli.test_cli import DEADLINE, LLMUX, serving
+from tests.ports import free_port
 
 
 def state_of(box: Box, model: str) -> str:
-    found = httpx.get(f"{box.server.url}/admin/v1/models/{model}").json()
+    found = httpx.get(f"{box.server.url}/admin/v1/models/{model}", timeout=DEADLINE).json()
     return str(found["state"])
 
 
@@ -246,8 +247,7 @@ def test_it_is_found_by_option_environment_and_configuration(box: Box) -> None:
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     result = subprocess.run(
         [*LLMUX, "status", "--url", url], capture_output=True, text=True, check=False, timeout=DEADLINE, env=clean()
     )

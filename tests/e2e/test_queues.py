@@ -106,7 +106,7 @@ async def test_42_who_waits_is_shown_while_a_hook_takes_its_time_to_end(tmp_path
 async def test_24_who_leaves_while_others_are_served_makes_nobody_sleep(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     journal.touch()
-    async with SimulatedBackend(["m", "other"], tokens_per_second=20.0).serving() as (_, port):
+    async with SimulatedBackend(["m", "other"], tokens=1000, tokens_per_second=20.0).serving() as (_, port):
         hooks = {"wake": f"echo wake $LLMUX_MODEL >> {journal}", "sleep": f"echo sleep $LLMUX_MODEL >> {journal}"}
         config = await configuration(
             tmp_path, models={"m": model(port, **hooks), "other": model(port, **hooks)}, policy={"name": "fifo"}
