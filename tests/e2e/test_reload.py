@@ -140,7 +140,7 @@ async def test_a_bad_file_changes_nothing_and_says_why(tmp_path: Path) -> None:
             await server.wait_for("config_reloaded")
             assert await metric(client, "llmux_config_last_reload_successful") == 1
             assert await metric(client, "llmux_config_last_reload_success_timestamp_seconds") > took_over
-            assert not server.events("config_needs_restart")  # -p has the last word on the port
+        assert not server.events("config_needs_restart")  # -p has the last word on the port
     assert await lines(journal) == ["wake a"]
 
 
