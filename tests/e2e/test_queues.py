@@ -90,6 +90,7 @@ async def test_42_who_waits_is_shown_while_a_hook_takes_its_time_to_end(tmp_path
             failed.cancel()
             if not asked.done():
                 asked.cancel()
+                await client.close()
                 continue
             shown = (await models(server))["m"]
             assert (shown["waiting"], shown["state"]) == (1, "waking")
