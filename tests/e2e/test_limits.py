@@ -168,27 +168,31 @@ async def test_54_strangers_who_never_begin_tls_do_not_keep_hooks_from_running(t
     (tmp_path / "key.pem").write_bytes(issued.private_key_pem.bytes())
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    async with SimulatedBackend("a").serving() as (_, first), SimulatedBackend("b").serving() as (_, second):
+    backend = SimulatedBackend("a", tokens=200, tokens_per_second=4)
+    async with backend.serving() as (_, first), SimulatedBackend("b").serving() as (_, second):
         hooks = {"wake": "true", "sleep": "true", "alive": "true"}
         models = {"a": {"port": first, **hooks}, "b": {"port": second, **hooks}}
         tls = {"cert": "cert.pem", "key": "key.pem"}
         config = await configuration(tmp_path, models=models, tls=tls, alive_interval_secs=0.1)
         async with limited(64, "-c", config) as server:
 
-            async def ask(client: RawClient, model: bytes) -> int:
+            def question(model: bytes) -> bytes:
                 body = b'{"model": "%b", "messages": []}' % model
                 head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-                await client.send(head % len(body) + body)
-                return (await client.receive()).status
+                return head % len(body) + body
 
             known = RawClient(
                 *await asyncio.open_connection("127.0.0.1", server.port, ssl=context, server_hostname="localhost")
             )
-            assert await ask(known, b"a") == 200
+            # All at once, and the first takes its time: whoever is idle for a second would make room for others.
+            await known.send(b"".join(map(question, (b"a", b"b", b"a", b"b"))))
+            await server.wait_for("model_activated")
             strangers = [await RawClient.open(server.port) for _ in range(200)]
             await server.wait_for("accepting_paused")
-            for model in (b"b", b"a", b"b"):
-                assert await ask(known, model) == 200
+            assert len(server.events("model_activated")) == 1
+            backend.tokens_per_second = 1e6
+            for _ in range(4):
+                assert (await known.receive()).status == 200
             for one in (known, *strangers):
                 await one.close()
             assert await server.stop() == 0
