@@ -85,14 +85,14 @@ def numbers(*paths: Path) -> list[int]:
 
 async def traffic(**config: Any) -> None:
     """A chat that waits for a wake, one for nobody, and a stream that is left."""
-    async with SimulatedBackend(["m"], tokens=4, tokens_per_second=200).serving() as (_, port):
+    async with SimulatedBackend(["m"], tokens=10_000, tokens_per_second=200).serving() as (_, port):
         hooks = {"port": port, "wake": "true", "sleep": "true", "alive": "false"}
         app, switcher = await build_app(Config.model_validate({"models": {"m": hooks}, **config}))
         async with (
             app.serving(port=0) as (host, listening),
             httpx.AsyncClient(base_url=f"http://{host}:{listening}", timeout=30) as client,
         ):
-            question = {"model": "m", "messages": [{"role": "user", "content": "private"}]}
+            question = {"model": "m", "max_tokens": 4, "messages": [{"role": "user", "content": "private"}]}
             said = {b"x-request-id": b"one\xff"}
             path = "/v1/chat/completions"
             assert (await client.post(path, params={"q": "private"}, json=question, headers=said)).status_code == 200

@@ -69,9 +69,12 @@ async def test_jumps_back_and_forth_change_nothing(monkeypatch: pytest.MonkeyPat
         )
         app, switcher = await build_app(config)
         switcher.subscribe(lambda now, message: seen.append(message))
-        async with app.serving() as (host, bound), httpx.AsyncClient(base_url=f"http://{host}:{bound}") as client:
+        async with (
+            app.serving() as (host, bound),
+            httpx.AsyncClient(base_url=f"http://{host}:{bound}", timeout=30) as client,
+        ):
             for name in "abab":
-                answer = await client.post("/v1/completions", json={"model": name, "prompt": "x"}, timeout=30)
+                answer = await client.post("/v1/completions", json={"model": name, "prompt": "x"})
                 assert answer.status_code == 200
             await app.reload(config.model_copy(update={"max_queue": 5}))
             assert (await client.get("/ready")).status_code == 200

@@ -21,6 +21,7 @@ import pytest
 
 from llmux.cli.commands import demo
 from llmux.demo import DemoOptions
+from tests.ports import free_port
 
 LLMUX = (sys.executable, "-c", "from llmux.cli import main; main()")
 DEADLINE = 30.0
@@ -241,16 +242,15 @@ def test_an_address_of_another_machine_is_refused(config: Path) -> None:
 @pytest.mark.parametrize("arguments", [("-c", "{}"), ("serve", "-c", "{}"), ("-c", "{}", "serve"), ()])
 def test_it_serves_and_stops(arguments: tuple[str, ...], config: Path) -> None:
     with serving(*(argument.format(config) for argument in arguments), cwd=config.parent) as server:
-        assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
-        assert [model["id"] for model in httpx.get(f"{server.url}/v1/models").json()["data"]] == ["only"]
-        assert "llmux_request_queue_depth" in httpx.get(f"{server.url}/metrics").text
+        assert get(f"{server.url}/health").json()["status"] == "ok"
+        assert [model["id"] for model in get(f"{server.url}/v1/models").json()["data"]] == ["only"]
+        assert "llmux_request_queue_depth" in get(f"{server.url}/metrics").text
         assert server.stop() == 0
 
 
 @pytest.mark.parametrize("before", [True, False])
 def test_the_port_of_the_command_line_wins(config: Path, before: bool) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     config.write_text(config.read_text().replace("port: 0", "port: 1"), encoding="utf-8")
     arguments = (
         ("-p", port, "serve", "-c", str(config)) if before else ("-p", "1", "serve", "-c", str(config), "-p", port)
@@ -263,7 +263,7 @@ def test_the_port_of_the_command_line_wins(config: Path, before: bool) -> None:
 def test_the_host_of_the_command_line_wins(config: Path) -> None:
     with serving("-c", str(config), "--host", "localhost") as server:
         port = server.url.rpartition(":")[2]
-        assert httpx.get(f"http://localhost:{port}/health").status_code == 200
+        assert get(f"http://localhost:{port}/health").status_code == 200
 
 
 def test_a_public_address_is_warned_about(config: Path) -> None:
@@ -288,8 +288,7 @@ def test_text_on_request_and_more_of_it(config: Path) -> None:
 
 
 def test_it_serves_without_stderr(config: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         ["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", *LLMUX, "-c", str(config), "-p", str(port)]
     )
@@ -306,13 +305,12 @@ def test_it_serves_without_stderr(config: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_it_serves_when_the_logs_disk_is_full(config: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with open("/dev/full", "w", encoding="utf-8") as full:
         process = subprocess.Popen([*LLMUX, "-c", str(config), "-p", str(port)], stderr=full)
     try:
         eventually_get(f"http://127.0.0.1:{port}/health")
-        response = httpx.get(f"http://127.0.0.1:{port}/metrics")
+        response = get(f"http://127.0.0.1:{port}/metrics")
         dropped = re.search(r"^llmux_log_dropped_total (\S+)$", response.text, re.MULTILINE)
         assert dropped is not None
         assert float(dropped[1]) >= 1
@@ -323,11 +321,15 @@ def test_it_serves_when_the_logs_disk_is_full(config: Path) -> None:
         process.wait()
 
 
+def get(url: str) -> httpx.Response:
+    return httpx.get(url, timeout=DEADLINE)
+
+
 def eventually_get(url: str) -> httpx.Response:
     deadline = time.monotonic() + DEADLINE
     while True:
         try:
-            return httpx.get(url)
+            return get(url)
         except httpx.TransportError:
             if time.monotonic() > deadline:
                 raise
@@ -375,7 +377,7 @@ def test_the_simulated_backend_is_a_command() -> None:
     assert process.stderr is not None
     try:
         url = re.findall(r"http://\S+:\d+", process.stderr.readline())[0]
-        assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "m"
+        assert get(f"{url}/v1/models").json()["data"][0]["id"] == "m"
         process.terminate()
         assert process.wait(DEADLINE) == 0
     finally:

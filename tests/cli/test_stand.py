@@ -11,7 +11,7 @@ from tests.cli.conftest import Box
 
 def test_release_and_resume(box: Box) -> None:
     assert box.run("switch", "good").returncode == 0
-    given = box.run("release", "--refuse")
+    given = box.order("release", "--refuse")
     assert (given.returncode, given.stderr) == (0, "")
     assert given.stdout.startswith("everything is asleep")
     assert "requests are refused until `llmux resume`" in given.stdout

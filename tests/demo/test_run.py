@@ -19,6 +19,7 @@ from llmux.config import Config
 from llmux.demo import DemoOptions, driver, files, run_demo
 from llmux.demo.files import write_files
 from llmux.demo.models import MODELS
+from tests.ports import free_port
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,13 +69,13 @@ def test_the_hooks_start_check_and_stop_a_server(curl: bool, tmp_path: Path, mon
     quick(monkeypatch)
     written = write_files(tmp_path, simulated=True, port=0)
     assert ("curl" in written.script.read_text()) is curl
-    port = files._free_port()
+    port = free_port()
     try:
         assert hook(tmp_path, "gemma3", "alive", port).returncode != 0
         for _ in range(2):
             assert hook(tmp_path, "gemma3", "start", port).returncode == 0
         assert hook(tmp_path, "gemma3", "alive", port).returncode == 0
-        models = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).json()
+        models = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False, timeout=60).json()
         assert [model["id"] for model in models["data"]] == ["gemma3"]
     finally:
         stopped = [hook(tmp_path, "gemma3", "stop", port).returncode for _ in range(2)]
@@ -85,7 +86,7 @@ def test_the_hooks_start_check_and_stop_a_server(curl: bool, tmp_path: Path, mon
 def test_what_an_earlier_demo_left_running_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick(monkeypatch)
     write_files(tmp_path, simulated=True, port=0)
-    port = files._free_port()
+    port = free_port()
     assert hook(tmp_path, "smollm2", "start", port).returncode == 0
     write_files(tmp_path, simulated=True, port=0)
     assert no_server_is_left(tmp_path)

@@ -193,7 +193,8 @@ async def test_the_variables_are_those_described(tmp_path: Path) -> None:
         hook: f"env | grep ^LLMUX_ | cut -d= -f1 | sort > '{tmp_path}/{hook}'" for hook in ("wake", "sleep", "alive")
     }
     hooks["alive"] += "; false"
-    app, switcher = await build_app(Config.model_validate({"models": {"a": {"port": 1, **hooks}}}))
+    model = {"port": 1, **hooks}  # whose alive hook is asked once: another run might be ended as it writes
+    app, switcher = await build_app(Config.model_validate({"models": {"a": model}, "alive_interval_secs": 0}))
     async with app.serving(port=0):
         await switcher.force_switch("a")
         await switcher.force_sleep("a")

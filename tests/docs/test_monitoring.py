@@ -97,7 +97,7 @@ async def _run() -> dict[str, set[str]]:
         app, _switcher = await build_app(config)
         async with (
             app.serving() as (host, listening),
-            httpx.AsyncClient(base_url=f"http://{host}:{listening}") as client,
+            httpx.AsyncClient(base_url=f"http://{host}:{listening}", timeout=60) as client,
         ):
             for model, stream in (("a", False), ("b", True), ("a", True), ("broken", False), ("nobody", False)):
                 question = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from llmux.errors import ConfigError, DrainedError, LlmuxError, NotReadyError, S
 from llmux.messages import ModelState, Refusal
 from llmux.telemetry.metrics import Metrics
 from tests.docs.documents import ROOT, code, rows
-from tests.e2e.conftest import llmux_process
+from tests.e2e.conftest import DEADLINE, llmux_process
 
 OPERATIONS = ROOT / "docs" / "operations.md"
 LEVELS = {"debug", "info", "warning", "error"}
@@ -168,6 +169,12 @@ async def test_a_real_run(tmp_path: Path, free_ports: tuple[int, int]) -> None:
             async def asked(model: str) -> str:
                 return await refused("POST", "/v1/chat/completions", json={"model": model})
 
+            async def in_the_end(model: str, answer: str) -> None:
+                """On a busy machine, a second may be too little for a hook, and a pause over before it is seen."""
+                async with asyncio.timeout(DEADLINE):
+                    while (told := await asked(model)) != answer:
+                        assert {told, answer} <= {"queue_timeout", "hook_failed", "backend_error"}
+
             await refused("POST", "/v1/chat/completions", content=b"{", headers={"Content-Type": "application/json"})
             await refused("GET", "/nowhere")
             await asked("unknown")
@@ -178,11 +185,11 @@ async def test_a_real_run(tmp_path: Path, free_ports: tuple[int, int]) -> None:
             await refused("GET", "/upstream/slow/x", headers={"Connection": "upgrade", "Upgrade": "websocket"})
             assert await asked("slow") == "queue_timeout"
             await server.wait_for("model_activated")
-            assert await asked("broken") == "hook_failed"
-            assert await asked("broken") == "queue_timeout"  # the pause is longer than a request may wait
-            assert await asked("gone") == "backend_error"
+            await in_the_end("broken", "hook_failed")
+            await in_the_end("broken", "queue_timeout")  # the pause is longer than a request may wait
+            await in_the_end("gone", "backend_error")
             await server.wait_for("model_died")
-            assert await asked("stuck") == "backend_error"
+            await in_the_end("stuck", "backend_error")
             await server.wait_for("model_died", 2)
             assert await asked("slow") == "queue_timeout"  # three times the sleep hook is tried
             await server.wait_for("model_lost")

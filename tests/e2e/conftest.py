@@ -23,6 +23,7 @@ class Server:
         self.lines: list[dict[str, Any]] = []
         self.raw: list[str] = []
         self._grown = asyncio.Event()
+        self._ended = False
 
     @property
     def url(self) -> str:
@@ -42,24 +43,31 @@ class Server:
             with contextlib.suppress(ValueError):
                 self.lines.append(json.loads(raw))
             self._grown.set()
+        self._ended = True
         self._grown.set()
 
     async def wait_for(self, name: str, count: int = 1) -> dict[str, Any]:
         """Wait until `count` events of that name were logged; returns the last of them."""
         async with asyncio.timeout(DEADLINE):
             while len(self.events(name)) < count:
-                if self.process.returncode is not None:
-                    raise AssertionError(f"llmux ended with {self.process.returncode}:\n{''.join(self.raw)}")
-                self._grown.clear()
-                await self._grown.wait()
+                assert not self._ended, f"llmux ended with {self.process.returncode}:\n{''.join(self.raw)}"
+                await self._more()
         return self.events(name)[count - 1]
 
+    async def _more(self) -> None:
+        self._grown.clear()
+        await self._grown.wait()
+
     async def stop(self, *signals: signal.Signals) -> int:
+        """Its exit status, once it has ended, and all that it has logged was read."""
         for number in signals or (signal.SIGTERM,):
             if self.process.returncode is None:
                 self.process.send_signal(number)
         async with asyncio.timeout(DEADLINE):
-            return await self.process.wait()
+            status = await self.process.wait()
+            while not self._ended:
+                await self._more()
+        return status
 
 
 @contextlib.asynccontextmanager

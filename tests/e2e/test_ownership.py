@@ -124,7 +124,7 @@ async def test_memory_that_never_comes_free_is_lost_and_shown_and_found_again_wh
     held = tmp_path / "held"
     a = honest("a", tmp_path) | {"verify": f"test ! -e {held}"}
     a["wake"] += f"; touch {held}"
-    a["hook_timeout_secs"] = {"verify": 0.05}
+    a["hook_timeout_secs"] = {"verify": 0.2}
     async with world(tmp_path, {"a": a, "b": honest("b", tmp_path)}, fast(), fast()) as w:
         assert (await w.chat("a")).status_code == 200
         refused = await w.chat("b")
@@ -149,7 +149,10 @@ async def test_memory_that_never_comes_free_is_lost_and_shown_and_found_again_wh
         with pytest.raises(DeviceLostError, match="memory of a"):
             await w.switcher.look_again("a")
         await asyncio.to_thread(held.unlink)
-        await w.switcher.look_again("a")
+        async with asyncio.timeout(DEADLINE):
+            while w.switcher.model_states()["a"] is not ModelState.ASLEEP:
+                with contextlib.suppress(DeviceLostError):  # the check has not ended in its 0.2 s
+                    await w.switcher.look_again("a")
         assert w.switcher.model_states()["a"] is ModelState.ASLEEP
         assert (await w.client.get("/ready")).status_code == 200
         assert (await w.chat("b")).status_code == 200
@@ -362,18 +365,19 @@ async def test_a_storm_of_requests_for_two_models_makes_one_switch_for_each(tmp_
 
 @pytest.mark.fault(35)
 async def test_an_alive_hook_that_flaps_and_hangs_kills_nobody_and_one_that_keeps_failing_does(tmp_path: Path) -> None:
-    """Every third check fails, every fifth hangs and is ended by force; none begins while another runs."""
+    """Every eighth check fails, another hangs and is ended by force; none begins while another runs. One in between may
+    take too long on its own, as on a busy machine."""
     runs, busy, dead = tmp_path / "runs", tmp_path / "busy", tmp_path / "dead"
     alive = f"""
         test -e {tmp_path}/up-a || exit 1
         test -e {dead} && exit 1
-        mkdir {busy} || touch {tmp_path}/two-at-a-time
         trap 'rmdir {busy}; exit 1' TERM
+        mkdir {busy} || touch {tmp_path}/two-at-a-time
         echo >> {runs}
         count=$(wc -l < {runs})
-        [ $((count % 5)) = 0 ] && while :; do sleep 0.02; done
+        [ $((count % 8)) = 4 ] && while :; do sleep 0.02; done
         rmdir {busy}
-        [ $((count % 3)) != 0 ]
+        [ $((count % 8)) != 0 ]
     """
     a = honest("a", tmp_path) | {"alive": alive, "hook_timeout_secs": {"alive": 0.3}}
     async with world(tmp_path, {"a": a}, fast(), alive_interval_secs=0.01) as w:

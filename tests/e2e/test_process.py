@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 from llmux.testing import SimulatedBackend
 from llmux.testing.hooks import backend_hooks
 from tests.e2e.conftest import DEADLINE, Server, llmux_process
+from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +40,13 @@ async def lines(path: Path) -> list[str]:
     return []
 
 
+async def noted(path: Path, line: str) -> None:
+    """Wait until a hook has written that line."""
+    async with asyncio.timeout(DEADLINE):
+        while line not in await lines(path):  # noqa: ASYNC110  # a file has no event
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
     """Where the hooks of a test write down that they ran."""
@@ -53,13 +61,6 @@ def noting(journal: Path, then: str = "true") -> str:
 async def client_of(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
         yield client
-
-
-@pytest.fixture
-def free_port() -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        yield probe.getsockname()[1]
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -273,10 +274,10 @@ async def test_59_sigterm_while_waking_ends_the_hook_within_the_grace(tmp_path: 
         client_of(server) as client,
     ):
         waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("b")))
-        await server.wait_for("switch_started")
+        await noted(tmp_path / "journal", "wake b")
         assert await server.stop(signal.SIGTERM) == 0
         assert (await waiting).status_code == 503
-        assert not processes_with(b"LLMUX_MODEL=b", folder=tmp_path)
+        await none_is_left(b"LLMUX_MODEL=b", folder=tmp_path)
     assert await lines(tmp_path / "journal") == ["wake b", "sleep b"], "what was woken by half is cleaned up"
 
 
@@ -299,7 +300,14 @@ async def test_60_a_second_signal_ends_at_once_and_leaves_no_hook_behind(tmp_pat
             assert await server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
             with contextlib.suppress(httpx.HTTPError):
                 await waiting
-        assert not processes_with(b"LLMUX_MODEL=b", folder=tmp_path)
+        await none_is_left(b"LLMUX_MODEL=b", folder=tmp_path)
+
+
+async def none_is_left(marker: bytes, folder: Path) -> None:
+    """What was killed may take its time to be gone, where others have the processors."""
+    async with asyncio.timeout(DEADLINE):
+        while await asyncio.to_thread(processes_with, marker, folder):  # noqa: ASYNC110  # not our children
+            await asyncio.sleep(0.01)
 
 
 def processes_with(marker: bytes, folder: Path) -> list[int]:
@@ -344,10 +352,7 @@ async def real_processes(folder: Path, ports: tuple[int, int], **config: Any) ->
 
 @pytest.fixture
 def two_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+    return free_port(), free_port()
 
 
 @pytest.mark.fault(62)
@@ -392,7 +397,7 @@ async def test_62_a_wake_hook_that_outlives_llmux_is_ended_and_its_model_may_hol
 @pytest.mark.fault(34)
 async def test_34_a_killed_backend_is_noticed_and_woken_again(tmp_path: Path, two_ports: tuple[int, int]) -> None:
     async with (
-        real_processes(tmp_path, two_ports) as config,
+        real_processes(tmp_path, two_ports, alive_interval_secs=0) as config,  # the request finds it, and nobody before
         llmux_process("-c", str(config), "-p", "0") as server,
         client_of(server) as client,
     ):
@@ -516,7 +521,7 @@ async def test_60_a_second_signal_starts_no_last_sleep(tmp_path: Path) -> None:
                 assert await server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
                 with contextlib.suppress(httpx.HTTPError):
                     await waiting
-            assert not processes_with(b"LLMUX_MODEL=a", folder=tmp_path)
+            await none_is_left(b"LLMUX_MODEL=a", folder=tmp_path)
 
 
 async def test_a_cleaner_of_temporary_folders_finds_nothing_to_remove(tmp_path: Path) -> None:

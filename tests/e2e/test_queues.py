@@ -85,25 +85,35 @@ async def test_42_who_waits_is_shown_while_a_hook_takes_its_time_to_end(tmp_path
     """It has had its time and got SIGTERM; until it is gone, nothing is woken, and nobody is forgotten."""
     told, end = tmp_path / "told", tmp_path / "end"
     wake = f"trap 'touch {told}; until [ -e {end} ]; do sleep 0.02; done; exit 1' TERM; while :; do sleep 0.02; done"
-    slow = model(1, wake=wake) | {"hook_timeout_secs": {"wake": 0.3}}
-    async with llmux_process("-c", await configuration(tmp_path, models={"m": slow})) as server:
-        client = await RawClient.open(server.port)
-        await client.send(chat())
-        await exists(told)
-        shown = (await models(server))["m"]
-        assert (shown["waiting"], shown["state"]) == (1, "waking")
-        await asyncio.to_thread(end.touch)
-        answer = await client.receive()
-        assert answer.status == 503
-        assert answer.header("retry-after")
-        await client.close()
+    for time in (0.3, 2.0, 15.0):  # on a machine so busy that it has not even begun to listen, it has more
+        slow = model(1, wake=wake) | {"hook_timeout_secs": {"wake": time}}
+        async with llmux_process("-c", await configuration(tmp_path, models={"m": slow})) as server:
+            client = await RawClient.open(server.port)
+            await client.send(chat())
+            failed = asyncio.create_task(server.wait_for("hook_failed"))
+            asked = asyncio.create_task(exists(told))
+            await asyncio.wait([failed, asked], return_when=asyncio.FIRST_COMPLETED)
+            failed.cancel()
+            if not asked.done():
+                asked.cancel()
+                await client.close()
+                continue
+            shown = (await models(server))["m"]
+            assert (shown["waiting"], shown["state"]) == (1, "waking")
+            await asyncio.to_thread(end.touch)
+            answer = await client.receive()
+            assert answer.status == 503
+            assert answer.header("retry-after")
+            await client.close()
+            break
+    assert end.exists()
 
 
 @pytest.mark.fault(24)
 async def test_24_who_leaves_while_others_are_served_makes_nobody_sleep(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     journal.touch()
-    async with SimulatedBackend(["m", "other"], tokens_per_second=20.0).serving() as (_, port):
+    async with SimulatedBackend(["m", "other"], tokens=1000, tokens_per_second=20.0).serving() as (_, port):
         hooks = {"wake": f"echo wake $LLMUX_MODEL >> {journal}", "sleep": f"echo sleep $LLMUX_MODEL >> {journal}"}
         config = await configuration(
             tmp_path, models={"m": model(port, **hooks), "other": model(port, **hooks)}, policy={"name": "fifo"}

@@ -44,7 +44,7 @@ async def test_requests_go_where_the_last_wake_hook_has_said(tmp_path: Path) -> 
         (tmp_path / "address").write_text(f"http://127.0.0.1:{one}\n")
         async with serving(path, models) as server, client_of(server) as client:
             assert (await ask(client, "a")).status_code == 200
-            assert server.events("hook_completed")[0]["backend"] == f"http://127.0.0.1:{one}"
+            assert (await server.wait_for("hook_completed"))["backend"] == f"http://127.0.0.1:{one}"
             assert len(first.requests) == 2, "the canary was sent there, too"
             # What the file says of the model counts from its next wake, and of where it is not even then.
             await reload(server, path, models | {"a": a | {"port": NOWHERE + 1}})

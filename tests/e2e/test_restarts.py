@@ -31,6 +31,9 @@ def only_if(flag: Path, journal: Path) -> str:
 
 
 async def owners(folder: Path) -> dict[str, str]:
+    """What is written of them; nothing as long as nothing is."""
+    if not await asyncio.to_thread((folder / "state" / "owners.json").exists):
+        return {}
     saved = json.loads(await asyncio.to_thread((folder / "state" / "owners.json").read_text))
     models: dict[str, str] = saved["models"]
     return models
@@ -68,7 +71,8 @@ async def test_a_lost_model_is_not_forgotten_by_a_restart(tmp_path: Path, end: s
             refused = await ask(client, "b")
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "hook_failed")
             assert (await client.get("/ready")).status_code == 503
-            assert await lines(journal) == ["verify a", "sleep a", "sleep a", "sleep a"]
+            done = ["verify a", "sleep a", "sleep a", "sleep a"]
+            assert (await lines(journal))[: len(done)] == done  # then it is looked at now and then
             await server.stop()
         await asyncio.to_thread(held.unlink)
         await asyncio.to_thread(journal.write_text, "")

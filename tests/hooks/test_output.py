@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import time
 import unicodedata
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from llmux.hooks import HookRunner
 from llmux.hooks.output import LINE_BYTES, Lines, Tail, printable
 from llmux.hooks.starting import KEPT
 from llmux.messages import Hook, Outcome
-from tests.hooks.conftest import Shop, alive, until
+from tests.hooks.conftest import Shop, alive, descriptors, until
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +36,7 @@ async def test_a_daemon_that_holds_the_pipe_does_not_hold_up_the_result(shop: Sh
 async def test_a_daemons_later_output_is_read_to_its_end(shop: Shop, tmp_path: Path) -> None:
     """FAULTS row 39: a megabyte is sixteen times what the pipe holds, so it ends only if somebody reads."""
     os.mkfifo(tmp_path / "go")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     result = await shop.run(
         "(read line < go; head -c 1000000 /dev/zero | tr '\\0' x; echo; echo all said; touch done) &", cwd=tmp_path
     )
@@ -43,7 +44,7 @@ async def test_a_daemons_later_output_is_read_to_its_end(shop: Shop, tmp_path: P
     await asyncio.to_thread((tmp_path / "go").write_text, "\n")
     await until((tmp_path / "done").exists)
     await until(lambda: shop.runner.background == 0)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
     assert [line for _, _, line in shop.lines] == ["x" * LINE_BYTES + "…", "all said"]
     assert result.output == ""
 
@@ -72,21 +73,25 @@ async def test_a_flood_is_bounded_and_starves_nobody(shop: Shop) -> None:
             await asyncio.sleep(0.001)
             ticks += 1
 
+    def left_out() -> int:
+        return sum(int(line[1:].split()[0]) for _, _, line in shop.lines if line != "y")
+
     ticker = asyncio.create_task(tick())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = await shop.run("yes & yes >&2 & yes", timeout=1.0)
+    run_id, ended = shop.start("yes & yes >&2 & yes")
+    await until(lambda: ticks > 50 and left_out() > 10_000)
+    shop.runner.cancel(run_id)
+    result = await ended
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     ticker.cancel()
-    assert result.outcome is Outcome.TIMEOUT
+    assert result.outcome is Outcome.CANCELLED
     assert 65000 < len(result.output) <= 65536
     assert set(result.output) == {"y", "\n"}
     assert grown < 32 * 1024  # KiB
-    assert ticks > 50
     passed = [line for _, _, line in shop.lines if line == "y"]
     notices = [line for _, _, line in shop.lines if line != "y"]
     assert len(passed) <= 2 * 10 * (result.duration + 1)
     assert all(line.endswith("lines left out]") for line in notices)
-    assert sum(int(line[1:].split()[0]) for line in notices) > 10_000
 
 
 async def test_garbage_is_made_safe(shop: Shop) -> None:
@@ -125,13 +130,13 @@ async def test_an_observer_that_raises_stops_nothing(shop: Shop) -> None:
 
 @pytest.mark.fault(39)
 async def test_wait_closed_lets_go_of_daemons(shop: Shop, tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     await shop.run("sleep 300 & echo $! > pid", cwd=tmp_path)
     pid = await shop.pid_from(tmp_path / "pid")
     assert shop.runner.background == 1
     await shop.runner.wait_closed()
     assert shop.runner.background == 0
-    assert len(os.listdir("/proc/self/fd")) == before - KEPT, "its own, too, go at the end"
+    assert len(descriptors()) == before - KEPT, "its own, too, go at the end"
     assert alive(pid)
 
 
@@ -195,11 +200,22 @@ def test_direction_marks_and_invisible_characters_are_shown() -> None:
 @pytest.mark.fault(39)
 async def test_who_keeps_a_hooks_output_is_told_of_once_it_is_sure(shop: Shop, tmp_path: Path) -> None:
     told: list[tuple[str, Hook]] = []
-    runner = HookRunner(on_held=lambda model, hook: told.append((model, hook)), held_after=0.1)
-    shop.runner = runner
+    held_after = 0.1
+    shop.runner = HookRunner(on_held=lambda model, hook: told.append((model, hook)), held_after=held_after)
+
+    async def let_go_of_in_time(script: str, model: str) -> None:
+        """Whom it leaves behind has no hold of its output before it counts; if it has, on a busy machine, once more."""
+        while True:
+            told.clear()
+            begun = time.monotonic()
+            await shop.run(script, model=model)
+            await until(lambda: shop.runner.background == 0)
+            if time.monotonic() < begun + held_after:
+                return
+
     await shop.run("true", model="clean")
-    await shop.run("sleep 0.01 & exit 0", model="brief")  # gone before it counts
-    await shop.run(f"setsid sleep 300 >/dev/null 2>&1 </dev/null & echo $! > {tmp_path}/one", model="detached")
+    await let_go_of_in_time(f"setsid sleep 300 >/dev/null 2>&1 </dev/null & echo $! > {tmp_path}/one", "detached")
+    await let_go_of_in_time("sleep 0.01 & exit 0", "brief")
     await shop.run(f"sleep 300 & echo $! > {tmp_path}/two; exit 1", model="failed")
     await shop.run(f"sleep 300 & echo $! > {tmp_path}/three", model="careless")
     for name in ("one", "two", "three"):

@@ -26,10 +26,9 @@ async def test_exits_are_noticed(shop: Shop) -> None:
 
 
 async def test_deadline_and_kill(shop: Shop, tmp_path: Path) -> None:
-    script = "trap '' TERM; sleep 300 & echo $! > pid; while :; do sleep 0.02; done"
-    _, ended = shop.start(script, cwd=tmp_path, timeout=1.0)
+    script = "trap '' TERM; sleep 300 & echo $! > pid; echo ready; while :; do sleep 0.02; done"
+    result = await shop.run_past_its_deadline(script, cwd=tmp_path)
     pid = await shop.pid_from(tmp_path / "pid")
-    result = await ended
     assert (result.outcome, result.exit_code, result.survivors) == (Outcome.TIMEOUT, -signal.SIGKILL, ())
     assert not alive(pid)
 

@@ -18,7 +18,7 @@ import pytest
 
 from llmux.hooks import HookRunner, HookSpec
 from llmux.messages import Hook, Outcome
-from tests.hooks.conftest import Shop, until
+from tests.hooks.conftest import Shop, descriptors, until
 
 pytestmark = pytest.mark.anyio
 
@@ -126,11 +126,11 @@ def no_descriptors() -> Iterator[None]:
 @pytest.mark.fault(54)
 async def test_54_where_no_descriptors_are_left_a_hook_has_those_that_are_kept(shop: Shop) -> None:
     await shop.run("true")  # whatever the loop opens once is open
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     with no_descriptors():
         for _ in range(3):
             assert (await shop.run("echo on; echo off >&2")).outcome is Outcome.OK
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 @pytest.mark.fault(54)
@@ -138,7 +138,7 @@ async def test_54_a_hook_for_which_there_is_no_room_begins_once_there_is(shop: S
     told: list[tuple[str, Hook, str]] = []
     shop.runner = HookRunner(on_scarce=lambda *what: told.append(what), retry_after=0.01)
     await shop.run("true")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     shop.runner._reserve.give()
     with no_descriptors():
         run_id, ended = shop.start("true", timeout=5.0)
@@ -151,7 +151,7 @@ async def test_54_a_hook_for_which_there_is_no_room_begins_once_there_is(shop: S
     result = await ended
     assert (result.outcome, result.exit_code) == (Outcome.OK, 0)
     assert [reason for _, _, reason in told] == ["[Errno 24] Too many open files"] * 2, "once for each"
-    await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    await until(lambda: len(descriptors()) == before)
 
 
 @pytest.mark.fault(54)
@@ -194,27 +194,27 @@ async def test_a_callback_that_raises_leaves_the_runner_in_order(shop: Shop) -> 
 
 async def test_many_quick_hooks_leave_neither_descriptors_nor_zombies(shop: Shop) -> None:
     await asyncio.gather(*(shop.run("true") for _ in range(20)))
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(50):
         results = await asyncio.gather(*(shop.run("exit 5") for _ in range(20)))
         assert {result.exit_code for result in results} == {5}
     assert (shop.runner.running, shop.runner.background) == (0, 0)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     with contextlib.suppress(ChildProcessError):  # there may be children, of other tests, but none that has exited
         assert os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None  # noqa: ASYNC222 - WNOHANG does not wait
 
 
 @pytest.mark.parametrize("end", ["closed", "forgotten"])
 async def test_a_runner_that_is_done_with_keeps_no_descriptors(end: str) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     runner = HookRunner()
-    assert sorted(os.listdir("/proc/self/fd")) != before, "some are kept for hooks"
+    assert descriptors() != before, "some are kept for hooks"
     if end == "closed":
         await runner.wait_closed()
     else:
         del runner
         gc.collect()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_it_works_in_a_process_without_standard_streams(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ class Memory:
     def take(self, name: str) -> None:
         if name in self._freeing:
             self._freeing.pop(name).cancel()
-        self._file(name).write_text(str(os.getpid()))
+        made = self._folder / f"{name}.making"
+        made.write_text(str(os.getpid()))
+        made.rename(self._file(name))  # whole at once: others read it at any time
 
     def free(self, name: str) -> None:
         self._file(name).unlink(missing_ok=True)
@@ -286,8 +288,7 @@ def main(kind: str, port: str, folder: str, name: str) -> None:
     memory = Memory(Path(folder))
     say("loading the weights")
     if name == "flood":
-        for number in range(5000):
-            say(f"line {number}")
+        say("\n".join(f"line {number}" for number in range(5000)))
     if name == "broken":
         time.sleep(0.1)
         sys.exit("CUDA out of memory\nthe engine could not be started")

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from typer.testing import CliRunner
 from llmux import Config, build_app
 from llmux.cli.commands import app as command_line
 from llmux.messages import ModelState
+from tests.ports import free_port
 from tests.recipes.test_recipes import BACKENDS
 
 pytestmark = [
@@ -38,10 +38,7 @@ MODELS = ("big1", "big2", "one", "two", "ear")
 
 
 def take_over(folder: Path) -> Config:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in MODELS]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [free_port() for _ in MODELS]
     models = {
         name: {
             "cmd": f"{sys.executable} {BACKENDS} plain {port} {folder} {name}",

@@ -27,6 +27,7 @@ import pytest
 from llmux.cli.setup import RECIPES, recipe_file
 from tests.cli.conftest import clean, until
 from tests.docs.documents import ROOT, blocks
+from tests.ports import free_port
 from tests.recipes.backends import TABBY_KEY
 
 SHIMS = Path(__file__).with_name("shims")
@@ -51,8 +52,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.fake = folder / "fake"
         self.fake.mkdir()
         self.environment = clean() | {
@@ -105,7 +105,12 @@ class Bench:
 
     def holders(self) -> list[str]:
         """Who holds memory now."""
-        return sorted(file.stem for file in self.fake.glob("*.gpu") if lives(int(file.read_text())))
+        found = []
+        for file in self.fake.glob("*.gpu"):
+            with contextlib.suppress(FileNotFoundError):  # it was freed just now
+                if lives(int(file.read_text())):
+                    found.append(file.stem)
+        return sorted(found)
 
     def close(self) -> None:
         for process in self.started:

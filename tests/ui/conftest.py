@@ -21,7 +21,12 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
+from tests.ports import free_port
+
 DEADLINE = 30.0
+
+TOKENS = 48
+"""What the backend says takes six seconds: enough to look more than once, on a busy machine, too."""
 
 MARKUP = '<img src=x onerror="globalThis.pwned=1">'
 """A model's name, and more: if it ever becomes markup, the page has the global."""
@@ -91,10 +96,8 @@ class Llmux:
 @pytest.fixture(scope="module")
 def backend_port() -> Iterator[int]:
     """One simulated backend, slow enough to be seen streaming, which answers for every model."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
-    arguments = ["backend", "--model", "any", "--port", str(port), "--tokens-per-second", "8", "--tokens", "12"]
+    port = free_port()
+    arguments = ["backend", "--model", "any", "--port", str(port), "--tokens-per-second", "8", "--tokens", str(TOKENS)]
     process = subprocess.Popen([sys.executable, "-m", "llmux.testing", *arguments])
     try:
         until(lambda: connects(port), "the backend does not listen")

@@ -81,7 +81,7 @@ def test_every_file_is_sent_so_that_nothing_else_can_run(llmux: Llmux) -> None:
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
     assert policy["require-trusted-types-for"] == "'script'"
-    with httpx.Client(base_url=llmux.url) as client:
+    with httpx.Client(base_url=llmux.url, timeout=DEADLINE) as client:
         for path in ("/ui", "/ui/", *(f"/ui/{name}" for name in ASSETS)):
             response = client.get(path)
             assert response.status_code == (307 if path == "/ui" else 200), path
@@ -92,7 +92,7 @@ def test_every_file_is_sent_so_that_nothing_else_can_run(llmux: Llmux) -> None:
 
 
 def test_files_are_as_they_are_in_the_package_and_not_sent_twice(llmux: Llmux) -> None:
-    with httpx.Client(base_url=llmux.url) as client:
+    with httpx.Client(base_url=llmux.url, timeout=DEADLINE) as client:
         for name, kind in ASSETS.items():
             response = client.get(f"/ui/{name}")
             assert response.headers["content-type"] == kind
@@ -126,7 +126,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_has_nothing_inline() -> None:
 
 
 def test_the_page_is_told_which_keys_it_needs_by_an_answer_that_is_no_failure(llmux: Llmux) -> None:
-    with httpx.Client(base_url=llmux.url) as client:
+    with httpx.Client(base_url=llmux.url, timeout=DEADLINE) as client:
         response = client.get("/ui/doors", headers={"Authorization": "Bearer whatever"})
         assert (response.status_code, response.json()) == (200, {"admin": None, "api": None})
         assert response.headers.get_list("cache-control") == ["no-store"]
@@ -141,7 +141,7 @@ def test_the_page_is_told_which_keys_it_needs_by_an_answer_that_is_no_failure(ll
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_the_root_says_that_llmux_runs_and_shows_browsers_the_way(llmux: Llmux, method: str) -> None:
-    with httpx.Client(base_url=llmux.url) as client:
+    with httpx.Client(base_url=llmux.url, timeout=DEADLINE) as client:
         plain = client.request(method, "/")
         assert (plain.status_code, plain.text) == (200, "llmux is running\n" if method == "GET" else "")
         assert plain.headers["content-type"].startswith("text/plain")

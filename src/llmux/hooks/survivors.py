@@ -7,6 +7,7 @@ hang for as long as a driver holds that process in the kernel. Without /proc it 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -30,16 +31,19 @@ def sweep(session: int, marker: str, patience: float) -> tuple[int, ...]:
     if not (PROC / "self/stat").exists():
         return _sweep_group(session, patience)
     kill_at = time.monotonic() + patience
-    give_up_at = kill_at + KILL_PATIENCE
+    give_up_at = math.inf
     while True:
-        inside, escaped = _scan(session, marker)
+        # This thread may be kept from running for any time between two lines, on a busy machine or one that was
+        # suspended: nobody counts as a survivor who was not killed, and not looked at once more after the patience.
         now = time.monotonic()
+        inside, escaped = _scan(session, marker)
         if not inside or now >= give_up_at:
             return tuple(sorted(inside + escaped))
         if now >= kill_at:
             for pid in inside:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
+            give_up_at = min(give_up_at, time.monotonic() + KILL_PATIENCE)
         # Looking at these few is cheaper than looking through all processes again.
         until = give_up_at if now >= kill_at else kill_at
         while any(map(_lives, inside)) and time.monotonic() < until:
@@ -90,12 +94,13 @@ def _sweep_group(leader: int, patience: float) -> tuple[int, ...]:
 def _group_ends(leader: int, patience: float) -> bool:
     end = time.monotonic() + patience
     while True:
+        last = time.monotonic() >= end
         try:
             os.killpg(leader, 0)
         except ProcessLookupError:
             return True
         except PermissionError:  # it has members, but none that we may signal
             pass
-        if time.monotonic() >= end:
+        if last:
             return False
         time.sleep(PAUSE)
