@@ -20,6 +20,7 @@ import pytest
 from llmux.testing import SimulatedBackend
 from llmux.testing.hooks import backend_hooks
 from tests.e2e.conftest import DEADLINE, Server, llmux_process
+from tests.gateway.peers import RawClient, chat
 from tests.ports import free_port
 
 pytestmark = pytest.mark.anyio
@@ -493,10 +494,12 @@ async def test_67_ten_thousand_unknown_models_make_no_series(tmp_path: Path) -> 
     config = await write(tmp_path / "config.json", {"models": models})
     async with llmux_process("-c", str(config), "-p", "0") as server, client_of(server) as client:
         before = (await client.get("/metrics")).text.count("\n")
+        asking = await RawClient.open(server.port)
         for start in range(0, 10_000, 50):
-            names = (f"no-{number}" for number in range(start, start + 50))
-            answers = await asyncio.gather(*(client.post("/v1/completions", json=chat_body(name)) for name in names))
-            assert {answer.status_code for answer in answers} == {404}
+            await asking.send(b"".join(chat(b'{"model": "no-%d"}' % number) for number in range(start, start + 50)))
+            for _ in range(50):
+                assert (await asking.receive()).status == 404
+        await asking.close()
         metrics = (await client.get("/metrics")).text
         assert "no-" not in metrics
         assert metrics.count("\n") - before < 10

@@ -315,6 +315,7 @@ async def test_a_collector_that_hangs_holds_nobody_up(monkeypatch: pytest.Monkey
         writer.close()
 
     monkeypatch.setattr(tracing, "CLOSE_SECS", 0.2)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")  # or its thread lives on for a while
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
