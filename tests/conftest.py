@@ -28,6 +28,11 @@ settings.register_profile(
 )
 settings.load_profile("llmux")
 
+# All that is spoken to is on this machine, which a proxy of the web knows nothing of.
+for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:

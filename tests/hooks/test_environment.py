@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from llmux.hooks import RUN_ID_VARIABLE, HookSpec
 from llmux.messages import Hook, Outcome
+from llmux.testing import SimulatedBackend
+from tests.gateway.peers import nobodys_port
 from tests.hooks.conftest import Shop
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +30,42 @@ async def test_the_variables_and_what_overrides_what(shop: Shop, monkeypatch: py
         variables={"LLMUX_PORT": "8001", "LLMUX_FROM": "llama", "LLMUX_TO": "gemma", "LLMUX_DEVICES": "gpu0,gpu1"},
     )
     assert result.output == "inherited|from the file|llama|sleep|8001|llama|gemma|gpu0,gpu1\n"
+
+
+@pytest.mark.parametrize("proxy", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, ("localhost,127.0.0.1,::1",) * 2),
+        ({"NO_PROXY": "gpu2, localhost"}, ("gpu2,localhost,127.0.0.1,::1",) * 2),
+        ({"no_proxy": "gpu2", "NO_PROXY": "*"}, ("gpu2,localhost,127.0.0.1,::1", "*")),
+    ],
+)
+async def test_where_a_proxy_is_set_this_machine_is_exempt_from_it(
+    shop: Shop, proxy: str, before: dict[str, str], after: tuple[str, str]
+) -> None:
+    result = await shop.run('printf "%s %s" "$no_proxy" "$NO_PROXY"', env={proxy: "http://proxy:3128"} | before)
+    assert result.output == " ".join(after)
+
+
+async def test_without_a_proxy_nothing_is_said_of_one(shop: Shop) -> None:
+    result = await shop.run('printf "%s %s" "${no_proxy-none}" "${NO_PROXY-none}"', env={"http_proxy": ""})
+    assert result.output == "none none"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_behind_a_proxy_a_hook_still_asks_its_backend(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with nobodys_port() as refused:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{refused}")
+        async with SimulatedBackend("m").serving() as (_, port):
+            for script in (
+                f"curl -sf http://localhost:{port}/health",
+                f"curl -sf http://127.0.0.1:{port}/health",
+                f"{sys.executable} -c 'import urllib.request as web; web.urlopen(\"http://localhost:{port}/health\")'",
+            ):
+                result = await shop.run(script)
+                assert result.outcome is Outcome.OK, (script, result)
 
 
 async def test_every_run_has_its_own_mark(shop: Shop) -> None:

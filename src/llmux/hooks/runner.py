@@ -19,6 +19,7 @@ from pathlib import Path
 from llmux.hooks.orphans import LEADER_VARIABLE, RUN_ID_VARIABLE, Orphan, end_orphans, mark
 from llmux.hooks.output import OutputObserver, printable
 from llmux.hooks.process import seal_descriptors, shell_command, spawn
+from llmux.hooks.proxies import exempt
 from llmux.hooks.reported import BACKEND_VARIABLE, BackendFile, BackendFolder
 from llmux.hooks.run import HookResult, Limits, Run
 from llmux.hooks.starting import RETRY_SECONDS, Reserve, scarce
@@ -164,7 +165,8 @@ class HookRunner:
         """Start a hook; `on_end(run_id, result)` is called once, from the loop, after this has returned.
 
         Its environment is llmux's own, then `spec.env`, then `variables`, then ``LLMUX_MODEL``, ``LLMUX_HOOK`` and
-        `RUN_ID_VARIABLE`, and for a wake hook `BACKEND_VARIABLE`. After `timeout` seconds (None: never) it is ended by
+        `RUN_ID_VARIABLE`, and for a wake hook `BACKEND_VARIABLE`; where a proxy is set, this machine is exempt from it
+        (`llmux.hooks.proxies`). After `timeout` seconds (None: never) it is ended by
         force. Does not raise: a hook that cannot be started ends with `Outcome.ERROR`; one for which there is no room
         in the system now begins later, and only then does its time. A wake hook that has succeeded and tells no good
         address of its backend has failed.
@@ -198,6 +200,7 @@ class HookRunner:
         try:
             inherited = {name: value for name, value in os.environ.items() if name not in self._withheld}
             environment = {**inherited, **spec.env, **variables}
+            environment |= exempt(environment)
             environment |= {"LLMUX_MODEL": model, "LLMUX_HOOK": hook.value, RUN_ID_VARIABLE: marker}
             environment[LEADER_VARIABLE] = "0"
             environment.pop(BACKEND_VARIABLE, None)  # of a llmux that was started by a hook
