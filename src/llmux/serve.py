@@ -15,7 +15,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,9 @@ BACKLOG = 1024
 LEAST_DESCRIPTORS = 40
 """With fewer, llmux may start, and then have none left for a client, a hook or its own control plane."""
 
+LEAST_THREADS = 8
+"""With fewer, some of what llmux reads and writes would never be read or written."""
+
 KILL_SECS = 2.0
 """How long the second signal may take to end everything, in seconds; then the process just exits."""
 
@@ -44,6 +47,9 @@ wake and what cleans up after it), last words are said, and the disk is written.
 
 END_SECS = 2.0
 """How long a thread that a disk or a network file system holds may keep the process from exiting, once all is over."""
+
+FIRST_PROCESS = 1
+"""Of a container, say: to it come all whose parents have ended, such as servers that hooks have started."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -74,6 +80,7 @@ def serve(
         ConfigError: the configuration names a policy that cannot be made, or a key or certificate that cannot be used.
     """
     _check_descriptors()
+    _check_threads()
     given = {"host": host, "port": port}
     overrides = {key: value for key, value in given.items() if value is not None}
     config = config.model_copy(update=overrides)
@@ -99,6 +106,26 @@ def _check_descriptors() -> None:
             f"cannot start: this process may have {most} file descriptors, and needs {LEAST_DESCRIPTORS} at least: "
             "raise that with `ulimit -n 1024`, or with LimitNOFILE= in systemd"
         )
+
+
+def _check_threads() -> None:
+    enough = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(LEAST_THREADS):
+            thread = threading.Thread(target=enough.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise StartError(
+            f"cannot start: this process may have {len(started)} threads besides its first, and needs {LEAST_THREADS} "
+            "at least: raise what a user or a container may have of processes (`ulimit -u`, TasksMax= in systemd, "
+            "`--pids-limit` of docker and podman), or the memory (`ulimit -v`)"
+        ) from error
+    finally:
+        enough.set()
+        for thread in started:
+            thread.join()
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -157,6 +184,7 @@ async def _serve(
 ) -> int:
     # After the binding, which should not have to wait until all of llmux is imported.
     from llmux.app import build_app
+    from llmux.hooks import reap_strays
     from llmux.reload import Reloader, digest, warn_if_open
 
     # It was read just now; what happens to it while llmux starts must not go unnoticed.
@@ -177,6 +205,8 @@ async def _serve(
     except ValueError as error:
         raise config.fault(("policy", "name"), str(error)) from error
     async with contextlib.AsyncExitStack() as stack:
+        if os.getpid() == FIRST_PROCESS:
+            stack.enter_context(_reaping(loop, reap_strays))
         try:
             address = await stack.enter_async_context(app.serving(sockets=sockets))
         except OSError as error:
@@ -222,6 +252,18 @@ async def _serve(
         return status
 
 
+@contextlib.contextmanager
+def _reaping(loop: asyncio.AbstractEventLoop, reap: Callable[[], None]) -> Iterator[None]:
+    """Have `reap` called in `loop` now, and whenever a child has ended."""
+    # Not by the loop's own way: uvloop refuses this signal, lest somebody reaps what it has started; it starts nobody.
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: loop.call_soon_threadsafe(reap))
+    try:
+        reap()
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 async def _reload_on(hung_up: asyncio.Event, reloader: Reloader) -> None:
     while True:
         await hung_up.wait()
@@ -250,7 +292,10 @@ def _exit_soon(status: int) -> None:
     """Python waits for its threads, and one that reads a file of a server which is gone never ends."""
     watchdog = threading.Timer(END_SECS, _exit, [status])
     watchdog.daemon = True
-    watchdog.start()
+    try:
+        watchdog.start()
+    except RuntimeError:  # no threads to be had, and the loop would want one to end; all that matters is over
+        _exit(status)
 
 
 def _exit(status: int) -> None:

@@ -235,7 +235,7 @@ class OrderStore:
         """Write `orders`, all or nothing, unless they are what was written last; none need no file. May be called from
         any thread."""
         with self._one_at_a_time:
-            if orders == self._saved or (orders == Standing() and not self.path.exists()):
+            if orders == self._saved or (orders == Standing() and not os.path.lexists(self.path)):
                 self.failing = False
                 return
             content = _Orders(version=version(), saved=time.time(), orders=orders)

@@ -517,6 +517,12 @@ def test_hooks_run_beside_the_file_unless_their_script_is_only_where_llmux_was_s
         assert re.match(rf"models\.a\.wake runs in {started_in}, where (\./)?scripts/there\.sh is;", config.warnings[0])
 
 
+def test_what_is_too_long_for_a_files_name_is_none(folders: tuple[Path, Path]) -> None:
+    base, _ = folders
+    config = Config.from_file(write(base, hooked(f"echo ./{'x' * 300} | ./scripts/there.sh"), "c.json"))
+    assert len(config.warnings) == 1
+
+
 def test_a_relative_path_to_the_file(folders: tuple[Path, Path]) -> None:
     base, _ = folders
     write(base, hooked("./scripts/here.sh"), "c.json")

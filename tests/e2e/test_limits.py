@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -219,6 +220,23 @@ async def test_54_with_too_few_descriptors_to_serve_llmux_says_so_and_no_hook_ru
         "with `ulimit -n 1024`, or with LimitNOFILE= in systemd\n"
     )
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere stacks have another size")
+async def test_with_too_few_threads_to_serve_llmux_says_so_and_no_hook_runs(tmp_path: Path) -> None:
+    hook = f"touch {tmp_path}/ran; false"
+    models = {"a": {"port": 1, "wake": hook, "sleep": hook, "alive": hook}}
+    config = await configuration(tmp_path, models=models, state_dir="state")
+    # Room for a few stacks. How many processes there may be cannot be limited for root.
+    command = f"ulimit -s 1000000; ulimit -v 4000000; exec {sys.executable} -m llmux -c {config}"
+    done = await asyncio.to_thread(
+        subprocess.run, ["/bin/sh", "-c", command], check=False, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert done.returncode == 1
+    told = r"llmux: cannot start: this process may have [1-4] threads besides its first, and needs 8 at least: .*\n"
+    assert re.fullmatch(told, done.stderr), done.stderr
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.fault(54)

@@ -160,9 +160,13 @@ def _command_problem(script: str, cwd: Path | None) -> str:
     if "/" not in word:
         return "" if found_by_shell(word, cwd) else f"there is no command {word!r} on PATH"
     path = (cwd or Path()) / word
-    if not path.exists():
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return f"{path} is not there"
-    if not path.is_file() or not os.access(path, os.X_OK):
+    except OSError as error:
+        return f"{path} cannot be looked at: {error.strerror}"
+    if not os.path.isfile(path) or not os.access(path, os.X_OK):
         return f"{path} is not an executable file (chmod +x makes it one)"
     return ""
 

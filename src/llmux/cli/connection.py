@@ -78,7 +78,7 @@ def find(url: str | None, config: Path | None) -> Place:
         if not usable or parts.username is not None or parts.query or parts.fragment:
             raise UsageError(f"{url!r} is not the address of an llmux: write it as in {DEFAULT_URL}")
         return Place(url.rstrip("/"))
-    if config is None and not DEFAULT_CONFIG.exists():
+    if config is None and not os.path.exists(DEFAULT_CONFIG):
         return Place(DEFAULT_URL)
     try:
         return _place_of(config or DEFAULT_CONFIG)

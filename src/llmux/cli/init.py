@@ -229,10 +229,10 @@ def _write(file: Path, made: dict[str, Any], scripts: Sequence[str], *, force: b
     folder = file.parent / HOOKS
     texts = {file: text}
     texts |= {folder / f"{script}.sh": recipe_file(script).read_text(encoding="utf-8") for script in scripts}
-    for path, wanted in texts.items():
-        if path.exists() and not force and path.read_text(encoding="utf-8", errors="replace") != wanted:
-            fail(f"{path} is there already; --force writes over it", REFUSED)
     try:
+        for path, wanted in texts.items():
+            if path.exists() and not force and path.read_text(encoding="utf-8", errors="replace") != wanted:
+                fail(f"{path} is there already; --force writes over it", REFUSED)
         folder.mkdir(parents=True, exist_ok=True)
         for path, wanted in texts.items():
             path.write_text(wanted, encoding="utf-8")
@@ -240,6 +240,8 @@ def _write(file: Path, made: dict[str, Any], scripts: Sequence[str], *, force: b
                 path.chmod(0o755)
             typer.echo(f"wrote {path}")
     except OSError as error:
+        if error.filename is None:  # a full disk: for whoever has called all this
+            raise
         fail(f"cannot write {error.filename}: {error.strerror}", REFUSED)
 
 

@@ -29,7 +29,7 @@ def _folder_fault(folder: Path) -> str:
     there = folder
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
-    if not there.is_dir():
+    if not os.path.isdir(there):
         return f"{there} is not a folder"
     if not os.access(there, os.W_OK | os.X_OK):
         return f"{there} cannot be written by {_whoami()}"
@@ -38,11 +38,11 @@ def _folder_fault(folder: Path) -> str:
 
 def _file_fault(path: Path) -> str:
     """Why `path` cannot be appended to, or made; its folder must be there."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"{path} is a folder"
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"there is no folder {path.parent}"
-    if path.exists():
+    if os.path.exists(path):
         return "" if os.access(path, os.R_OK | os.W_OK) else f"{path} cannot be written by {_whoami()}"
     return _folder_fault(path.parent)
 

@@ -6,6 +6,7 @@ Without typer, whose import takes as long as the rest of what serving needs befo
 from __future__ import annotations
 
 import enum
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -123,7 +124,7 @@ def run(options: ServeOptions) -> int:
 
 def no_file_hint(named: Path | None) -> str:
     """The end of a message about a configuration that cannot be used: what to do where there simply is none."""
-    if named is not None or DEFAULT_CONFIG.exists():
+    if named is not None or os.path.exists(DEFAULT_CONFIG):
         return ""
     return "\n`llmux init` writes one, -c names another, and `llmux demo` needs none."
 

@@ -166,7 +166,7 @@ def _placed(config: Config, path: Path, root: Node, warnings: list[str]) -> Conf
     """Tell the configuration where its file is, and what follows from that."""
     path = Path(os.path.abspath(path))
     base = path.parent
-    folders, more = hook_folders(config, base, Path.cwd())
+    folders, more = hook_folders(config, base, _working_folder())
     warnings = [*warnings, *more]
     warnings += _idle_priorities(config)
     if not config.models:
@@ -177,6 +177,14 @@ def _placed(config: Config, path: Path, root: Node, warnings: list[str]) -> Conf
     config._hook_dirs = folders
     config._warnings = tuple(warnings)
     return config
+
+
+def _working_folder() -> Path | None:
+    """None if it was removed meanwhile, as that of a deployment which another has replaced."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
 
 
 def _idle_priorities(config: Config) -> list[str]:

@@ -6,6 +6,7 @@ started; so that its files keep working, that folder is used for a hook which na
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -16,17 +17,18 @@ from llmux.messages import SCRIPTS, Hook
 _BETWEEN_WORDS = re.compile(r"[\s;|&()<>\"'`=]+")
 
 
-def hook_folders(config: Config, base: Path, started_in: Path) -> tuple[dict[tuple[str, Hook], Path], list[str]]:
-    """The hooks that do not run in `base` but in `started_in`, and a warning about each."""
+def hook_folders(config: Config, base: Path, started_in: Path | None) -> tuple[dict[tuple[str, Hook], Path], list[str]]:
+    """The hooks that do not run in `base` but in `started_in`, and a warning about each. `started_in` is None if that
+    folder is gone; into one that llmux may not look, it does not look."""
     folders: dict[tuple[str, Hook], Path] = {}
     warnings: list[str] = []
-    if base.resolve() == started_in.resolve():
+    if started_in is None or base.resolve() == started_in.resolve():
         return folders, warnings
     for name, model in config.models.items():
         for hook in SCRIPTS:
             paths = relative_paths(model.script(hook) or "")
-            found = [path for path in paths if (started_in / path).is_file()]
-            if found and not any((base / path).exists() for path in paths):
+            found = [path for path in paths if os.path.isfile(started_in / path)]
+            if found and not any(os.path.exists(base / path) for path in paths):
                 folders[name, hook] = started_in
                 warnings.append(
                     f"{dotted(('models', name, hook.value))} runs in {started_in}, where {found[0]} is; relative paths "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from llmux.hooks.orphans import RUN_ID_VARIABLE, Orphan
 from llmux.hooks.output import OutputObserver, printable
+from llmux.hooks.process import reap_strays
 from llmux.hooks.reported import BACKEND_VARIABLE
 from llmux.hooks.run import HookResult
 from llmux.hooks.runner import HookRunner, HookSpec, switch_variables
@@ -22,5 +23,6 @@ __all__ = [
     "Orphan",
     "OutputObserver",
     "printable",
+    "reap_strays",
     "switch_variables",
 ]
