@@ -228,10 +228,12 @@ async def test_with_too_few_threads_to_serve_llmux_says_so_and_no_hook_runs(tmp_
     models = {"a": {"port": 1, "wake": hook, "sleep": hook, "alive": hook}}
     config = await configuration(tmp_path, models=models, state_dir="state")
     # Room for a few stacks. How many processes there may be cannot be limited for root.
-    command = f"ulimit -s 1000000; ulimit -v 4000000; exec {sys.executable} -m llmux -c {config}"
+    command = f"ulimit -s 1000000 && ulimit -v 4000000 || exit 77; exec {sys.executable} -m llmux -c {config}"
     done = await asyncio.to_thread(
         subprocess.run, ["/bin/sh", "-c", command], check=False, capture_output=True, text=True, timeout=DEADLINE
     )
+    if done.returncode == 77:
+        pytest.skip(f"the limits of this machine cannot be set so: {done.stderr}")
     assert done.returncode == 1
     told = r"llmux: cannot start: this process may have [1-4] threads besides its first, and needs 8 at least: .*\n"
     assert re.fullmatch(told, done.stderr), done.stderr
