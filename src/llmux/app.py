@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from hashlib import sha256
 
-from llmux import control, logs
+from llmux import control, descriptors, logs
 from llmux.access import Access
 from llmux.addresses import parse_network
 from llmux.certificates import Certificate
@@ -22,7 +22,7 @@ from llmux.costs import Learned, SwitchCostTracker
 from llmux.driver import Driver
 from llmux.eventlog.recorder import Recorder
 from llmux.exposure import Exposure, Keeper, expose
-from llmux.gateway import Backend, Gateway, GatewaySettings, Limit, Timeouts, descriptors
+from llmux.gateway import Backend, Gateway, GatewaySettings, Limit, Timeouts
 from llmux.hooks import HookRunner, HookSpec
 from llmux.journals import Journals, reason
 from llmux.messages import SCRIPTS, Hook, ModelState, OnExit

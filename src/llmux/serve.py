@@ -11,7 +11,6 @@ import errno
 import ipaddress
 import logging
 import os
-import resource
 import signal
 import socket
 import threading
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from llmux import garbage, hangup, heap, logs
+from llmux import descriptors, garbage, hangup, heap, logs
 from llmux.config import Config
 from llmux.exposure import expose
 from llmux.version import version
@@ -100,8 +99,8 @@ def serve(
 
 
 def _check_descriptors() -> None:
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < LEAST_DESCRIPTORS:
+    most = descriptors.limit()
+    if most is not None and most < LEAST_DESCRIPTORS:
         raise StartError(
             f"cannot start: this process may have {most} file descriptors, and needs {LEAST_DESCRIPTORS} at least: "
             "raise that with `ulimit -n 1024`, or with LimitNOFILE= in systemd"

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 
+from llmux.descriptors import Shares, share
 from llmux.errors import WaitTimeoutError
 from llmux.gateway import Backend, GatewaySettings, Limit
-from llmux.gateway.descriptors import Shares, share
 from llmux.gateway.turns import AT_ONCE, Turns
 from tests.gateway.peers import FakeBackend, Rig, chat, rig, until
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,12 +162,12 @@ def _command_problem(script: str, cwd: Path | None) -> str:
         return "" if found_by_shell(word, cwd) else f"there is no command {word!r} on PATH"
     path = (cwd or Path()) / word
     try:
-        path.stat()
+        mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return f"{path} is not there"
     except OSError as error:
         return f"{path} cannot be looked at: {error.strerror}"
-    if not os.path.isfile(path) or not os.access(path, os.X_OK):
+    if not stat.S_ISREG(mode) or not os.access(path, os.X_OK):
         return f"{path} is not an executable file (chmod +x makes it one)"
     return ""
 

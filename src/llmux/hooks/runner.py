@@ -166,10 +166,9 @@ class HookRunner:
 
         Its environment is llmux's own, then `spec.env`, then `variables`, then ``LLMUX_MODEL``, ``LLMUX_HOOK`` and
         `RUN_ID_VARIABLE`, and for a wake hook `BACKEND_VARIABLE`; where a proxy is set, this machine is exempt from it
-        (`llmux.hooks.proxies`). After `timeout` seconds (None: never) it is ended by
-        force. Does not raise: a hook that cannot be started ends with `Outcome.ERROR`; one for which there is no room
-        in the system now begins later, and only then does its time. A wake hook that has succeeded and tells no good
-        address of its backend has failed.
+        (`llmux.hooks.proxies`). After `timeout` seconds (None: never) it is ended by force. Does not raise: a hook that
+        cannot be started ends with `Outcome.ERROR`; one for which there is no room in the system now begins later, and
+        only then does its time. A wake hook that has succeeded and tells no good address of its backend has failed.
         """
         self._start(run_id, model, hook, spec, timeout, variables, on_end)
 
