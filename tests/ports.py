@@ -1,11 +1,13 @@
-"""Ports for servers that other processes start: found now, and bound by them later."""
+"""Ports for servers that other processes start, found now and bound by them later; and one for nobody."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import socket
+from collections.abc import Iterator
 
 _CHOSEN = itertools.cycle(random.Random(os.getpid()).sample(range(20_000, 32_000), 12_000))  # noqa: S311  # no secret
 
@@ -22,3 +24,11 @@ def free_port() -> int:
                 continue
             return port
     raise AssertionError
+
+
+@contextlib.contextmanager
+def nobodys_port() -> Iterator[int]:
+    """A port at which connections are refused, and that nobody else is given meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])

@@ -28,7 +28,7 @@ from llmux.cli.progress import describe
 from llmux.cli.tables import console, duration, frequency, size, status
 from tests.cli.conftest import CONFIG, Box, clean, lay_out, until
 from tests.cli.test_cli import DEADLINE, LLMUX, serving
-from tests.ports import free_port
+from tests.ports import nobodys_port
 
 
 def state_of(box: Box, model: str) -> str:
@@ -257,10 +257,11 @@ def test_it_is_found_by_option_environment_and_configuration(box: Box) -> None:
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    result = subprocess.run(
-        [*LLMUX, "status", "--url", url], capture_output=True, text=True, check=False, timeout=DEADLINE, env=clean()
-    )
+    with nobodys_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        result = subprocess.run(
+            [*LLMUX, "status", "--url", url], capture_output=True, text=True, check=False, timeout=DEADLINE, env=clean()
+        )
     assert result.returncode == 1
     assert result.stderr == f"llmux: nothing listens at {url}. Is llmux running? Say where with --url or LLMUX_URL.\n"
 
@@ -270,9 +271,8 @@ def test_a_file_that_does_not_say_where_is_told_of(tmp_path: Path, monkeypatch: 
     (tmp_path / "config.yaml").write_text("port: abc\n")
     place = find(None, None)
     assert place.url == DEFAULT_URL
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    with nobodys_port() as port:
+        url = f"http://127.0.0.1:{port}"
         with pytest.raises(CallError, match=r"nothing listens at .* \(config.yaml: it does not say on which port"):
             Server(replace(place, url=url)).get("/state")
 

@@ -278,7 +278,7 @@ def explore(schema: Any, base: str) -> dict[str, set[int]]:
 
             @seed(SEED)
             @given(case=operation.as_strategy())
-            @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
             def ask(case: Any) -> None:
                 if next(turns):  # noqa: B023  (it is called in this round)
                     if "model" in case.path_parameters:

@@ -211,7 +211,7 @@ def run(
     limit=st.sampled_from([0.0, 20.0, 100.0]),
     seed=st.integers(0, 10_000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_bound_on_waiting_holds(
     name: str, models: int, rate: float, places: int, both: bool, limit: float, seed: int
 ) -> None:

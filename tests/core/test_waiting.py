@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmux.core import CoreSettings, ModelSpec
@@ -55,7 +55,6 @@ def test_all_that_get_on_together_do_so_in_the_order_of_their_turns() -> None:
     assert served(play) == [names[2], names[0], names[1]]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
 
 from llmux.demo.client import ChatError, Piece, stream_chat
 from llmux.testing import Fault, SimulatedBackend
 from llmux.testing.backend import answer_text
+from tests.ports import nobodys_port
 
 pytestmark = pytest.mark.anyio
 
@@ -46,10 +46,8 @@ async def test_what_is_not_http_is_not_an_answer() -> None:
 
 
 async def test_nobody_there() -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))  # but nobody listens
-        with pytest.raises(OSError, match="Connect"):
-            await ask(sock.getsockname())
+    with nobodys_port() as port, pytest.raises(OSError, match="Connect"):
+        await ask(("127.0.0.1", port))
 
 
 @pytest.mark.parametrize("cut", [1, 7, 1000])

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 DEADLINE = 30.0
 
 
@@ -68,6 +70,15 @@ class Server:
             while not self._ended:
                 await self._more()
         return status
+
+
+async def metric(server: Server, name: str) -> float:
+    """The value of a series, which `name` gives with its labels."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
+        for line in (await client.get("/metrics")).text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+    raise AssertionError(name)
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 from llmux.testing import SimulatedBackend
-from tests.e2e.conftest import DEADLINE, Server, listening, llmux_process
+from tests.e2e.conftest import DEADLINE, Server, listening, llmux_process, metric
 from tests.gateway.peers import RawClient
 from tests.ports import free_port
 
@@ -45,14 +45,6 @@ def memory(pid: int, field: str) -> int:
     """Bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{field}:"))
-
-
-async def metric(server: Server, name: str) -> float:
-    async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
-        for line in (await client.get("/metrics")).text.splitlines():
-            if line.startswith(f"{name} "):
-                return float(line.split()[1])
-    raise AssertionError(name)
 
 
 async def waiting(server: Server, model: str) -> int:
@@ -202,43 +194,42 @@ async def test_54_strangers_who_never_begin_tls_do_not_keep_hooks_from_running(t
             assert len(server.events("model_activated")) == 4
 
 
+async def refused_to_start(folder: Path, limits: str) -> subprocess.CompletedProcess[str]:
+    """llmux where a shell has set such limits; 77 is the exit status if it could not. No hook may have run."""
+    hook = f"touch {folder}/ran; false"
+    models = {"a": {"port": 1, "wake": hook, "sleep": hook, "alive": hook}}
+    config = await configuration(folder, models=models, state_dir="state")
+    command = ["/bin/sh", "-c", f"{{ {limits}; }} || exit 77; exec {sys.executable} -m llmux -c {config}"]
+    done = await asyncio.to_thread(
+        subprocess.run, command, check=False, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert not (folder / "ran").exists()
+    assert not (folder / "state").exists()
+    return done
+
+
 @pytest.mark.fault(54)
 @pytest.mark.parametrize("descriptors", [12, 24, 39])
 async def test_54_with_too_few_descriptors_to_serve_llmux_says_so_and_no_hook_runs(
     tmp_path: Path, descriptors: int
 ) -> None:
-    hook = f"touch {tmp_path}/ran; false"
-    models = {"a": {"port": 1, "wake": hook, "sleep": hook, "alive": hook}}
-    config = await configuration(tmp_path, models=models, state_dir="state")
-    command = f"ulimit -n {descriptors}; exec {sys.executable} -m llmux -c {config}"
-    done = await asyncio.to_thread(
-        subprocess.run, ["/bin/sh", "-c", command], check=False, capture_output=True, text=True, timeout=DEADLINE
-    )
+    done = await refused_to_start(tmp_path, f"ulimit -n {descriptors}")
     assert done.returncode == 1
     assert done.stderr == (
         f"llmux: cannot start: this process may have {descriptors} file descriptors, and needs 40 at least: raise that "
         "with `ulimit -n 1024`, or with LimitNOFILE= in systemd\n"
     )
-    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere stacks have another size")
 async def test_with_too_few_threads_to_serve_llmux_says_so_and_no_hook_runs(tmp_path: Path) -> None:
-    hook = f"touch {tmp_path}/ran; false"
-    models = {"a": {"port": 1, "wake": hook, "sleep": hook, "alive": hook}}
-    config = await configuration(tmp_path, models=models, state_dir="state")
     # Room for a few stacks. How many processes there may be cannot be limited for root.
-    command = f"ulimit -s 1000000 && ulimit -v 4000000 || exit 77; exec {sys.executable} -m llmux -c {config}"
-    done = await asyncio.to_thread(
-        subprocess.run, ["/bin/sh", "-c", command], check=False, capture_output=True, text=True, timeout=DEADLINE
-    )
+    done = await refused_to_start(tmp_path, "ulimit -s 1000000 && ulimit -v 4000000")
     if done.returncode == 77:
         pytest.skip(f"the limits of this machine cannot be set so: {done.stderr}")
     assert done.returncode == 1
     told = r"llmux: cannot start: this process may have [1-4] threads besides its first, and needs 8 at least: .*\n"
     assert re.fullmatch(told, done.stderr), done.stderr
-    assert not (tmp_path / "ran").exists()
-    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.fault(54)

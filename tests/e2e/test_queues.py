@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from llmux.testing import SimulatedBackend
-from tests.e2e.conftest import DEADLINE, Server, llmux_process
+from tests.e2e.conftest import DEADLINE, Server, llmux_process, metric
 from tests.gateway.peers import RawClient, chat
 
 pytestmark = pytest.mark.anyio
@@ -33,12 +33,6 @@ def model(port: int, **hooks: str) -> dict[str, Any]:
 async def models(server: Server) -> dict[str, dict[str, Any]]:
     async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
         return {one["name"]: one for one in (await client.get("/ready")).json()["models"]}
-
-
-async def tasks(server: Server) -> float:
-    async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE) as client:
-        scrape = (await client.get("/metrics")).text
-    return next(float(line.split()[1]) for line in scrape.splitlines() if line.startswith("llmux_tasks "))
 
 
 async def until_waiting(server: Server, name: str, count: int) -> None:
@@ -176,7 +170,7 @@ async def test_53_hundreds_of_requests_leave_no_descriptor_no_thread_and_no_task
             return sum(link.startswith("socket:") for link in links())
 
         await some()
-        running = await tasks(server)
+        running = await metric(server, "llmux_tasks")
         (files, threads), first = await asyncio.to_thread(taken), await asyncio.to_thread(sockets)
         for _ in range(20):
             await some()
@@ -184,7 +178,7 @@ async def test_53_hundreds_of_requests_leave_no_descriptor_no_thread_and_no_task
             while await asyncio.to_thread(sockets) > first + 32:  # noqa: ASYNC110  # idle ones to the backend
                 await asyncio.sleep(0.05)
         async with asyncio.timeout(DEADLINE):
-            while await tasks(server) > running:  # noqa: ASYNC110  # one that is about to end
+            while await metric(server, "llmux_tasks") > running:  # noqa: ASYNC110  # one that is about to end
                 await asyncio.sleep(0.05)
         left = await asyncio.to_thread(taken)
         assert (left[0] <= files, left[1] <= threads) == (True, True), f"{left}, not {files, threads}"

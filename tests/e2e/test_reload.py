@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,8 +17,9 @@ import pytest
 import trustme
 
 from llmux.testing import SimulatedBackend
-from tests.e2e.conftest import DEADLINE, Server, listening, llmux_process
+from tests.e2e.conftest import DEADLINE, Server, listening, llmux_process, metric
 from tests.e2e.test_process import chat_body, client_of, lines, noting, run, write
+from tests.ports import nobodys_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault(61)]
 
@@ -45,11 +45,6 @@ async def reload(server: Server, path: Path, models: dict[str, Any], **config: A
 
 async def ask(client: httpx.AsyncClient, name: str) -> httpx.Response:
     return await client.post("/v1/chat/completions", json=chat_body(name))
-
-
-async def metric(client: httpx.AsyncClient, name: str) -> float:
-    scrape = (await client.get("/metrics")).text
-    return float(next(line.split()[1] for line in scrape.splitlines() if line.startswith(f"{name} ")))
 
 
 async def test_a_stream_lives_on_and_its_model_finishes_and_sleeps_when_it_is_removed(tmp_path: Path) -> None:
@@ -117,7 +112,7 @@ async def test_a_bad_file_changes_nothing_and_says_why(tmp_path: Path) -> None:
         await write(path, good)
         async with llmux_process("-c", str(path), "-p", "0") as server, client_of(server) as client:
             assert (await ask(client, "a")).status_code == 200
-            took_over = await metric(client, "llmux_config_last_reload_success_timestamp_seconds")
+            took_over = await metric(server, "llmux_config_last_reload_success_timestamp_seconds")
             text = f"models:\n  a: {json.dumps(model(port, journal, prot=1))}\n  b: {{port: 99999}}\nprot: 1\n"
             await asyncio.to_thread(path.write_text, text)
             server.process.send_signal(signal.SIGHUP)
@@ -125,7 +120,7 @@ async def test_a_bad_file_changes_nothing_and_says_why(tmp_path: Path) -> None:
             assert told["cause"] == "SIGHUP"
             for line, what in ((2, "models.a.prot"), (3, "models.b.port"), (3, "models.b.wake"), (4, "prot")):
                 assert any(f"config.yaml:{line}: {what}" in problem for problem in told["problems"]), told
-            assert await metric(client, "llmux_config_last_reload_successful") == 0
+            assert await metric(server, "llmux_config_last_reload_successful") == 0
             assert (await ask(client, "a")).status_code == 200
             assert (await ask(client, "b")).status_code == 404
 
@@ -138,8 +133,8 @@ async def test_a_bad_file_changes_nothing_and_says_why(tmp_path: Path) -> None:
             await write(path, good | {"port": 4444})
             server.process.send_signal(signal.SIGHUP)
             await server.wait_for("config_reloaded")
-            assert await metric(client, "llmux_config_last_reload_successful") == 1
-            assert await metric(client, "llmux_config_last_reload_success_timestamp_seconds") > took_over
+            assert await metric(server, "llmux_config_last_reload_successful") == 1
+            assert await metric(server, "llmux_config_last_reload_success_timestamp_seconds") > took_over
         assert not server.events("config_needs_restart")  # -p has the last word on the port
     assert await lines(journal) == ["wake a"]
 
@@ -231,9 +226,7 @@ async def test_an_awake_model_is_asked_where_it_was_woken_until_it_is_woken_anew
 async def test_a_wrong_address_is_mended_at_once(tmp_path: Path) -> None:
     """Nobody listens where the old file said: then the new address counts without a wake, and no request is lost."""
     journal, path = tmp_path / "journal", tmp_path / "config.json"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        wrong = probe.getsockname()[1]  # bound, but nobody listens
+    with nobodys_port() as wrong:
         async with (
             SimulatedBackend("a").serving() as (_, port),
             serving(path, {"a": model(wrong, journal, alive="true")}) as server,
@@ -253,7 +246,7 @@ async def test_one_hundred_reloads_leave_nothing_behind(tmp_path: Path) -> None:
             assert (await ask(client, "a")).status_code == 200
 
             async def counts() -> tuple[int, float]:
-                return (await client.get("/metrics")).text.count("\n"), await metric(client, "llmux_tasks")
+                return (await client.get("/metrics")).text.count("\n"), await metric(server, "llmux_tasks")
 
             for count in range(100):
                 if count == 2:

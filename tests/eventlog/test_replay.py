@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmux.core import Core
@@ -59,7 +59,7 @@ class ReplayedOnTwoDevices(Replayed):
     make = staticmethod(three_on_two_gpus)
 
 
-BUDGET = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BUDGET = settings(max_examples=60, stateful_step_count=40)
 
 
 @pytest.mark.parametrize("machine", [Replayed, ReplayedOnTwoDevices])

@@ -8,7 +8,7 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -35,14 +35,6 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110  (any condition at all; most have no event to wait for)
             await asyncio.sleep(0.002)
-
-
-@contextlib.contextmanager
-def nobodys_port() -> Iterator[int]:
-    """A port at which connections are refused, and that nobody else is given meanwhile."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield int(taken.getsockname()[1])
 
 
 class SteadyLoop:

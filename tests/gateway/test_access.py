@@ -13,7 +13,8 @@ import pytest
 
 from llmux.access import Access, Hosts, Key, Keyring, Origins, digest_of
 from llmux.addresses import BackendAddress
-from tests.gateway.peers import Answer, FakeBackend, Rig, chat, get, nobodys_port, rig
+from tests.gateway.peers import Answer, FakeBackend, Rig, chat, get, rig
+from tests.ports import nobodys_port
 
 pytestmark = pytest.mark.anyio
 

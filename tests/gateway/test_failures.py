@@ -23,10 +23,10 @@ from tests.gateway.peers import (
     chat,
     ending_with,
     get,
-    nobodys_port,
     rig,
     until,
 )
+from tests.ports import nobodys_port
 
 pytestmark = pytest.mark.anyio
 

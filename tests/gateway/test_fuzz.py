@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.gateway.peers import BackendConnection, RawClient, Received, rig
@@ -65,7 +65,7 @@ async def check(sent: list[Any], arrivals: list[bytes], departures: list[list[by
 
 @pytest.mark.fault(3, 4)
 @pytest.mark.parametrize("runner", [uvloop.run, asyncio.run])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(data=st.data(), sent=exchanges())
 def test_pipelined_exchanges_survive_any_split(runner: Any, data: st.DataObject, sent: list[Any]) -> None:
     wire = b"".join(
@@ -98,7 +98,7 @@ async def leave(request: bytes, response: bytes, sent: int, answered: int, turns
 
 @pytest.mark.fault(24, 25, 26)
 @pytest.mark.parametrize("runner", [uvloop.run, asyncio.run])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(sent=st.integers(1, 200), answered=st.integers(0, 200), turns=st.integers(0, 30))
 def test_leaving_at_any_point(runner: Any, sent: int, answered: int, turns: int) -> None:
     """The rig looks at the books: every grant given back once, nothing left in memory."""
@@ -134,7 +134,7 @@ async def answer_or_close(ends: list[str], methods: list[bytes]) -> None:
 
 @pytest.mark.fault(29, 33)
 @pytest.mark.parametrize("runner", [uvloop.run, asyncio.run])
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     ends=st.lists(st.sampled_from(["answer", "answer and close", "close", "reset"]), max_size=12),
     methods=st.lists(st.sampled_from([b"GET", b"POST", b"HEAD"]), min_size=1, max_size=6),

@@ -19,9 +19,9 @@ from tests.gateway.peers import (
     chat,
     ending_with,
     get,
-    nobodys_port,
     rig,
 )
+from tests.ports import nobodys_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault(36)]
 

@@ -31,9 +31,7 @@ EXAMPLES = int(os.environ.get("LLMUX_FUZZ", "0"))
 FUZZ = settings(
     max_examples=EXAMPLES or 25,
     derandomize=not EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    print_blob=True,
 )
 LOOPS = pytest.mark.parametrize("run", [uvloop.run, asyncio.run])
 MARKER = re.compile(rb"mark-(\d+)-(\d+)-")

@@ -13,8 +13,8 @@ import pytest
 from llmux.hooks import RUN_ID_VARIABLE, HookSpec
 from llmux.messages import Hook, Outcome
 from llmux.testing import SimulatedBackend
-from tests.gateway.peers import nobodys_port
 from tests.hooks.conftest import Shop
+from tests.ports import nobodys_port
 
 pytestmark = pytest.mark.anyio
 

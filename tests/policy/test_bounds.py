@@ -70,7 +70,7 @@ def longest_wait(result: Result) -> float:
 
 @pytest.mark.parametrize("name", BOUNDED)
 @given(workload=workloads)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_bound_holds(name: str, workload: dict[str, float]) -> None:
     models, cost, limit = int(workload["models"]), workload["cost"], workload["limit"]
     core = CoreSettings(
@@ -98,7 +98,7 @@ DERIVED: Mapping[str, Callable[[], BoundedPolicy]] = {
 
 @pytest.mark.parametrize("name", DERIVED)
 @given(workload=workloads)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_derived_limit_bounds_waiting_too(name: str, workload: dict[str, float]) -> None:
     """It is so many tours as measured. No tour takes more than two switches and drains per model: there and back. What
     was never measured is guessed, 10 s for a switch and 5 s for a drain, which may be more than it then takes."""
@@ -118,7 +118,7 @@ def test_the_derived_limit_bounds_waiting_too(name: str, workload: dict[str, flo
 
 @pytest.mark.parametrize("policy", [BreakEvenPolicy, DrainFirstPolicy, RoundRobinPolicy, PriorityPolicy])
 @given(seed=st.integers(0, 10_000), rate=st.sampled_from([0.05, 0.3]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_everybody_is_served_on_several_devices(policy: type[BoundedPolicy], seed: int, rate: float) -> None:
     core = CoreSettings(
         models=(
@@ -182,7 +182,7 @@ class Forgetful(BreakEvenPolicy):
 
 
 @given(seed=st.integers(0, 10_000), models=st.integers(2, 5), rate=st.sampled_from([0.1, 0.5, 2.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_break_even_decides_the_same_with_what_it_remembers(seed: int, models: int, rate: float) -> None:
     core = CoreSettings(models=tuple(ModelSpec(f"m{place}") for place in range(models)))
     arrivals = traffic(models, rate, 3.0, True, seed)

@@ -105,7 +105,7 @@ def hook_times(draw: st.DrawFn) -> HookTimes:
     batch=st.sampled_from([1, 16]),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_policy_beats_it(
     arrivals: list[Arrival], hooks: HookTimes, core: CoreSettings, drain: bool, batch: int, seed: int
 ) -> None:

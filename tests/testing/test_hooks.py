@@ -16,6 +16,7 @@ import pytest
 
 from llmux.testing.hooks import HookScripts, backend_hooks, server_hooks
 from tests.eventlog.conftest import wait_until
+from tests.hooks.conftest import alive
 
 
 def sh(script: str) -> subprocess.CompletedProcess[str]:
@@ -43,14 +44,6 @@ def pid_of(directory: Path) -> int:
     return int(file.read_text())
 
 
-def lives(pid: int) -> bool:
-    """Is there such a process, and is it no zombie, which has no command line?"""
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def ask(port: int, path: str, body: bytes | None = None) -> str:
     return httpx.request(
         "GET" if body is None else "POST", f"http://127.0.0.1:{port}{path}", content=body, timeout=20, trust_env=False
@@ -66,7 +59,7 @@ def test_wake_is_ready_to_serve_and_sleep_leaves_nothing(hooks: HookScripts, por
     assert json.loads(ask(port, "/is_sleeping")) == {"is_sleeping": False}
     pid = pid_of(tmp_path)
     assert sh(hooks.sleep).returncode == 0
-    assert not lives(pid)
+    assert not alive(pid)
     assert sh(hooks.alive).returncode != 0
     assert not list(tmp_path.glob("*.pid"))
 
@@ -85,7 +78,7 @@ def test_a_crashed_server_is_started_anew(hooks: HookScripts, tmp_path: Path) ->
     assert sh(hooks.wake).returncode == 0
     pid = pid_of(tmp_path)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not lives(pid))  # or it may look as if it ran
+    wait_until(lambda: not alive(pid))  # or it may look as if it ran
     assert sh(hooks.wake).returncode == 0
     assert pid_of(tmp_path) != pid
     assert sh(hooks.alive).returncode == 0

@@ -12,7 +12,8 @@ import pytest
 from llmux.addresses import BackendAddress
 from llmux.messages import Outcome
 from llmux.upstream import Canary, CanaryRun, Pool
-from tests.gateway.peers import OK, PATIENCE, BackendConnection, FakeBackend, Received, nobodys_port, until
+from tests.gateway.peers import OK, PATIENCE, BackendConnection, FakeBackend, Received, until
+from tests.ports import nobodys_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.fault(36)]
 

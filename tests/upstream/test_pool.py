@@ -10,7 +10,8 @@ from llmux.addresses import BackendAddress
 from llmux.errors import BackendError
 from llmux.upstream import Pool, UpstreamConnection
 from llmux.wire.response import ResponseReader
-from tests.gateway.peers import OK, PATIENCE, FakeBackend, ending_with, get, nobodys_port, until
+from tests.gateway.peers import OK, PATIENCE, FakeBackend, ending_with, get, until
+from tests.ports import nobodys_port
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmux.errors import BadRequestError
@@ -22,7 +22,6 @@ VALUES = st.recursive(
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=5)
 
 
-@settings(deadline=None)
 @given(OBJECTS, st.sets(NAMES), st.dictionaries(NAMES, VALUES, max_size=3), st.booleans())
 def test_it_is_what_python_would_do(body: dict[str, Any], strip: set[str], put: dict[str, Any], ascii: bool) -> None:
     sent = json.dumps(body, ensure_ascii=ascii, indent=1).encode()
